@@ -1,0 +1,68 @@
+"""
+Response bodies that are produced while they are sent.
+
+A WSGI server iterates over a body with plain ``next()``. These iterators fetch
+each chunk where the view that makes it belongs: on the event loop, or in a
+worker thread. Either way, the loop is free while the chunk is being made.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Any
+
+from . import bridge
+
+END = object()
+
+
+class CoroutineAppIter:
+    """A body made by an asynchronous iterator, such as an async generator."""
+
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        self.chunks = chunks
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            return bridge.run_coroutine(self.chunks.__anext__())
+        except StopAsyncIteration:
+            raise StopIteration from None
+
+    def close(self) -> None:
+        """End the generator, so that its ``finally`` blocks run."""
+        if inspect.isasyncgen(self.chunks):
+            bridge.run_coroutine(self.chunks.aclose())
+
+
+class ExecutorAppIter:
+    """A body made by a plain iterable that may block, one chunk at a time in a thread."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self.chunks = chunks
+        self.iterator = iter(chunks)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        chunk: Any = run(next, self.iterator, END)
+        if chunk is END:
+            raise StopIteration
+        return chunk  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Close the iterable, in a thread as well."""
+        close = getattr(self.chunks, "close", None)
+        if close is not None:
+            run(close)
+
+
+def run(func: Any, *args: Any) -> Any:
+    """Run ``func`` in a worker thread; directly where this already is one."""
+    if bridge.in_worker_thread():
+        return func(*args)
+    return bridge.await_(bridge.run_in_executor(None, func, *args))

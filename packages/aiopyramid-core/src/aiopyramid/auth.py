@@ -1,0 +1,177 @@
+"""Security policies whose methods are coroutines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pyramid.config import PHASE2_CONFIG, Configurator
+from pyramid.events import ApplicationCreated
+from pyramid.exceptions import ConfigurationError
+from pyramid.interfaces import IAuthenticationPolicy, ISecurityPolicy
+from zope.interface import implementer
+
+from . import bridge
+from .helpers import is_coroutine_function, spawn_greenlet_on_scope_error, synchronize
+
+__all__ = [
+    "CoroutineAuthenticationPolicyProxy",
+    "CoroutineSecurityPolicy",
+    "authn_policy_factory",
+    "coroutine_callback_authentication_policy_factory",
+]
+
+
+@implementer(ISecurityPolicy)
+class CoroutineSecurityPolicy:
+    """
+    A security policy (`pyramid.interfaces.ISecurityPolicy`) with coroutines.
+
+    Wraps a policy any of whose methods ``identity``, ``authenticated_userid``,
+    ``permits``, ``remember`` and ``forget`` are coroutines. To Pyramid they are
+    plain methods that wait, so ``request.identity``,
+    ``request.has_permission()`` and a view's ``permission`` work everywhere:
+    in tweens, in threaded views and in coroutine views.
+
+    Args:
+        policy: The policy to wrap.
+    """
+
+    def __init__(self, policy: Any) -> None:
+        self.policy = policy
+
+    def __getattr__(self, name: str) -> Any:
+        return _waiting(getattr(self.policy, name))
+
+    def identity(self, request: Any) -> Any:
+        """Return the identity of the current user, or ``None``."""
+        return _waiting(self.policy.identity)(request)
+
+    def authenticated_userid(self, request: Any) -> Any:
+        """Return the current user's id, or ``None``."""
+        return _waiting(self.policy.authenticated_userid)(request)
+
+    def permits(self, request: Any, context: Any, permission: str) -> Any:
+        """Tell whether the current user has a permission on a context."""
+        return _waiting(self.policy.permits)(request, context, permission)
+
+    def remember(self, request: Any, userid: Any, **kwargs: Any) -> Any:
+        """Return the headers that log a user in."""
+        return _waiting(self.policy.remember)(request, userid, **kwargs)
+
+    def forget(self, request: Any, **kwargs: Any) -> Any:
+        """Return the headers that log the current user out."""
+        return _waiting(self.policy.forget)(request, **kwargs)
+
+
+METHODS = ("identity", "authenticated_userid", "permits", "remember", "forget")
+
+
+def has_coroutines(policy: Any) -> bool:
+    """Tell whether a security policy needs `CoroutineSecurityPolicy` around it."""
+    return not isinstance(policy, CoroutineSecurityPolicy) and any(
+        is_coroutine_function(getattr(policy, name, None)) for name in METHODS
+    )
+
+
+def includeme(config: Configurator) -> None:
+    """
+    Wrap a security policy that has coroutines in `CoroutineSecurityPolicy`.
+
+    Without it, Pyramid would take the coroutine that ``permits`` returns for a
+    "yes", since every object is true.
+    """
+    registry = config.registry
+
+    def wrap() -> None:
+        policy = registry.queryUtility(ISecurityPolicy)
+        if has_coroutines(policy):
+            registry.registerUtility(CoroutineSecurityPolicy(policy), ISecurityPolicy)
+
+    def check(event: ApplicationCreated) -> None:
+        policy = registry.queryUtility(ISecurityPolicy)
+        if has_coroutines(policy):
+            raise ConfigurationError(
+                f"the security policy {policy!r} has coroutines and was set after its views "
+                "were made; pass it to set_security_policy as CoroutineSecurityPolicy(policy)"
+            )
+
+    # After set_security_policy (phase 2) and before the views that keep the policy.
+    config.action(None, wrap, order=PHASE2_CONFIG + 1)
+    config.add_subscriber(check, ApplicationCreated)
+
+
+def _waiting(method: Any) -> Any:
+    # Pyramid calls policies from coroutine views too (request.identity), where
+    # a synchronized coroutine would refuse to wait.
+    if not is_coroutine_function(method):
+        return method
+    return lambda *args, **kwargs: bridge.run_coroutine(method(*args, **kwargs))
+
+
+def coroutine_callback_authentication_policy_factory(
+    policy_class: Callable[..., Any],
+    coroutine: Callable[..., Any] | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> CoroutineAuthenticationPolicyProxy:
+    """
+    Make a legacy authentication policy whose callback is a coroutine.
+
+    Args:
+        policy_class: The authentication policy's class.
+        coroutine: Passed to it as ``callback``, synchronized.
+        args: Further positional arguments for the policy.
+        kwargs: Further keyword arguments for the policy. A policy that expects
+            its callback under another name is given a synchronized one here.
+
+    Returns:
+        The policy, in a proxy.
+    """
+    if coroutine is not None:
+        kwargs["callback"] = synchronize(coroutine)
+    return CoroutineAuthenticationPolicyProxy(policy_class(*args, **kwargs))
+
+
+authn_policy_factory = coroutine_callback_authentication_policy_factory
+
+
+@implementer(IAuthenticationPolicy)
+class CoroutineAuthenticationPolicyProxy:
+    """
+    A legacy authentication policy whose callback is a synchronized coroutine.
+
+    Called by plain code, its methods give their results; called by a
+    coroutine, they give something to await for them.
+
+    Args:
+        policy: The authentication policy to wrap.
+    """
+
+    def __init__(self, policy: Any) -> None:
+        self._policy = policy
+
+    @spawn_greenlet_on_scope_error
+    def remember(self, request: Any, userid: Any, **kwargs: Any) -> Any:
+        """Return the headers that log a user in."""
+        return self._policy.remember(request, userid, **kwargs)
+
+    @spawn_greenlet_on_scope_error
+    def forget(self, request: Any) -> Any:
+        """Return the headers that log the current user out."""
+        return self._policy.forget(request)
+
+    @spawn_greenlet_on_scope_error
+    def unauthenticated_userid(self, request: Any) -> Any:
+        """Return the user id that the request claims, unchecked."""
+        return self._policy.unauthenticated_userid(request)
+
+    @spawn_greenlet_on_scope_error
+    def authenticated_userid(self, request: Any) -> Any:
+        """Return the current user's id, or ``None``."""
+        return self._policy.authenticated_userid(request)
+
+    @spawn_greenlet_on_scope_error
+    def effective_principals(self, request: Any) -> Any:
+        """Return the current user's principals."""
+        return self._policy.effective_principals(request)

@@ -1,0 +1,166 @@
+"""View mappers: where a view runs, on the event loop or in a worker thread."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from pyramid.config.views import DefaultViewMapper
+from pyramid.exceptions import ConfigurationError
+from pyramid.interfaces import IResponse
+from pyramid.response import FileResponse
+
+from . import bridge
+from .app_iter import CoroutineAppIter, ExecutorAppIter, run
+from .helpers import as_coroutine_function, is_coroutine_function
+
+__all__ = [
+    "AsyncioMapperBase",
+    "CoroutineMapper",
+    "CoroutineOrExecutorMapper",
+    "ExecutorMapper",
+]
+
+View = Callable[[Any, Any], Any]
+
+
+class AsyncioMapperBase(DefaultViewMapper):  # type: ignore[misc]
+    """
+    Base of the view mappers (`pyramid.interfaces.IViewMapper`).
+
+    Does what Pyramid's default mapper does for functions, classes, ``attr``
+    and callables, and decides in which way the mapped view is run.
+    """
+
+    attr: str | None
+
+    def is_coroutine_view(self, view: Any) -> bool:
+        """Tell whether the callable that ``view`` and ``attr`` stand for is a coroutine."""
+        function = self._function(view)
+        if inspect.isasyncgenfunction(function):
+            raise ConfigurationError(
+                f"{view!r} is an asynchronous generator function, which is no view; "
+                "return Response(app_iter=...) with the generator instead"
+            )
+        return is_coroutine_function(function)
+
+    def _function(self, view: Any) -> Any:
+        attr = self.attr or ("__call__" if inspect.isclass(view) else None)
+        return getattr(view, attr, None) if attr else view
+
+    def map_view(self, view: Any) -> View:
+        """Map ``view`` to a callable with the arguments ``(context, request)``."""
+        if isinstance(view, functools.partial):
+            view = _named(view)
+        mapped: View = super().__call__(view)
+        return mapped
+
+    def run_in_coroutine_view(self, view: Any) -> View:
+        """Map a coroutine or generator view so that it runs on the event loop."""
+        as_coroutine_function(self._function(view))
+        mapped = self.map_view(view)
+
+        @_like(mapped)
+        def coroutine_view(context: Any, request: Any) -> Any:
+            result = bridge.run_coroutine(mapped(context, request))
+            return _stream(result, lambda app_iter: app_iter)
+
+        return coroutine_view
+
+    def run_in_executor_view(self, view: Any) -> View:
+        """Map a plain view so that it runs in a worker thread."""
+        mapped = self.map_view(view)
+
+        @_like(mapped)
+        def executor_view(context: Any, request: Any) -> Any:
+            return _stream(run(mapped, context, request), ExecutorAppIter)
+
+        return executor_view
+
+
+class CoroutineMapper(AsyncioMapperBase):
+    """Runs coroutine and generator views on the event loop; refuses all others."""
+
+    def __call__(self, view: Any) -> View:
+        if not self.is_coroutine_view(view):
+            raise ConfigurationError(
+                f"{self.__class__.__name__} needs a coroutine or generator view, "
+                f"and {_description(view, self.attr)} is none; "
+                "use ExecutorMapper for plain views"
+            )
+        return self.run_in_coroutine_view(view)
+
+
+class ExecutorMapper(AsyncioMapperBase):
+    """Runs plain views in a worker thread; refuses coroutines."""
+
+    def __call__(self, view: Any) -> View:
+        if self.is_coroutine_view(view):
+            raise ConfigurationError(
+                f"{self.__class__.__name__} needs a plain view, "
+                f"and {_description(view, self.attr)} is a coroutine; "
+                "use CoroutineMapper for coroutine and generator views"
+            )
+        return self.run_in_executor_view(view)
+
+
+class CoroutineOrExecutorMapper(AsyncioMapperBase):
+    """Runs coroutines on the event loop and all other views in a worker thread."""
+
+    def __call__(self, view: Any) -> View:
+        if self.is_coroutine_view(view):
+            return self.run_in_coroutine_view(view)
+        return self.run_in_executor_view(view)
+
+
+def _named(view: functools.partial[Any]) -> Callable[..., Any]:
+    # Pyramid reads the arguments of functions, not those of partials.
+    def takes_request(request: Any) -> Any:
+        return view(request)
+
+    def takes_both(context: Any, request: Any) -> Any:
+        return view(context, request)
+
+    required = [
+        p
+        for p in inspect.signature(view).parameters.values()
+        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    wrapper = takes_request if len(required) == 1 else takes_both
+    return functools.update_wrapper(
+        wrapper, view.func, assigned=("__module__", "__doc__"), updated=()
+    )
+
+
+def _like(mapped: View) -> Callable[[View], View]:
+    def copy_text(wrapper: View) -> View:
+        text = getattr(mapped, "__text__", None)
+        if text is not None:
+            wrapper.__text__ = text  # type: ignore[attr-defined]
+        return wrapper
+
+    return copy_text
+
+
+def _description(view: Any, attr: str | None) -> str:
+    return f"{view!r}" if attr is None else f"{view!r} with attr={attr!r}"
+
+
+def _stream(result: Any, in_its_place: Callable[[Any], Any]) -> Any:
+    # Lists are ready, and files are the server's to send.
+    if not IResponse.providedBy(result) or isinstance(result, FileResponse):
+        return result
+    app_iter = getattr(result, "app_iter", None)
+    if isinstance(app_iter, list | tuple):
+        return result
+    if isinstance(app_iter, AsyncIterator):
+        streamed: Any = CoroutineAppIter(app_iter)
+    else:
+        streamed = in_its_place(app_iter)
+    if streamed is not app_iter:
+        length = result.content_length  # WebOb forgets it with the old body
+        result.app_iter = streamed
+        result.content_length = length
+    return result

@@ -1,0 +1,1 @@
+"""Where ini files have looked for the gunicorn worker since aiopyramid 0.1."""

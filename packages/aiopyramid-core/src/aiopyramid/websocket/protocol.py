@@ -1,0 +1,491 @@
+"""
+The protocol of an open connection (RFC 6455), between transport and `ws`.
+
+One framer cuts what arrives into whole frames. A plain data frame - final,
+uncompressed, outside of a fragmented message - goes straight to the view. Every
+other frame is fed, whole, to the Sans-I/O protocol of the websockets library,
+which is the judge of RFC 6455; what it is lax about is checked here.
+
+The protocol reads whether or not the view receives, so that it sees a
+disconnect at once and answers pings, until ``max_queue`` messages wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import io
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from websockets.exceptions import ProtocolError
+from websockets.frames import Close, CloseCode, Frame, Opcode
+from websockets.protocol import OPEN, SERVER, Protocol
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # pragma: no cover - wheels have it
+    from websockets.utils import apply_mask
+
+if TYPE_CHECKING:
+    from websockets.extensions import Extension
+
+    from .connection import WebsocketConnection
+    from .options import WebsocketOptions
+
+logger = logging.getLogger("aiopyramid.websocket")
+
+# The first byte of a whole, uncompressed message in one frame.
+TEXT = 0x80 | Opcode.TEXT
+BINARY = 0x80 | Opcode.BINARY
+MASKED = 0x80
+CONTROL = 0x08
+
+# Sends of one loop iteration are joined up to this size.
+FLUSH_SIZE = 65536
+
+
+def encode_header(first_byte: int, length: int) -> bytes:
+    """Make the header of an unmasked frame (RFC 6455 section 5.2)."""
+    if length < 126:
+        return bytes((first_byte, length))
+    if length < 65536:
+        return bytes((first_byte, 126)) + length.to_bytes(2, "big")
+    return bytes((first_byte, 127)) + length.to_bytes(8, "big")
+
+
+class WebsocketProtocol(asyncio.Protocol):
+    """
+    Turns bytes from the transport into messages, and messages into bytes.
+
+    Args:
+        connection: What receives the messages.
+        options: The view's options.
+        extensions: What the handshake has negotiated.
+    """
+
+    def __init__(
+        self,
+        connection: WebsocketConnection,
+        options: WebsocketOptions,
+        extensions: list[Extension],
+    ) -> None:
+        self.connection = connection
+        self.options = options
+        self.loop = asyncio.get_running_loop()
+        self.judge = Protocol(SERVER, state=OPEN, max_size=options.max_message_size, logger=logger)
+        self.judge.extensions = extensions
+        self.transport: Any = None
+        self.on_lost: Callable[[Exception | None], None] = lambda exc: None
+        # Reading
+        self.buffer: bytes | bytearray = b""
+        self.needed = 2  # size that the buffer must have to hold the next frame
+        self.reading = True
+        self.fragments: io.StringIO | io.BytesIO | None = None
+        self.decoder: codecs.IncrementalDecoder | None = None
+        # Writing
+        self.pending: list[bytes] = []
+        self.pending_size = 0
+        self.in_burst = False
+        self.flushed = 0  # bytes of bursts since a sender last gave way
+        self.writable: asyncio.Future[None] | None = None  # set while the peer is too slow
+        self.last_pong: bytes | None = None
+        # Timers
+        self.close_timer: asyncio.TimerHandle | None = None
+        self.send_timer: asyncio.TimerHandle | None = None
+        self.keepalive_timer: asyncio.TimerHandle | None = None
+        self.pings: dict[bytes, tuple[float, asyncio.Future[float] | None]] = {}
+        self.ping_count = 0
+        # Counters
+        self.messages_received = self.messages_sent = 0
+        self.bytes_received = self.bytes_sent = 0
+        # The end
+        self.open = True  # neither side has begun to close
+        self.ended = False  # nothing is written any more
+        self.lost = False  # the transport is gone
+        self.failure: Close | None = None  # how it ended, if not with a close frame
+        self.waiters: deque[asyncio.Future[None]] = deque()
+
+    # The transport's side.
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        transport.set_write_buffer_limits(high=self.options.write_limit)
+        transport.resume_reading()  # the HTTP protocol may have paused it
+        self._schedule_ping()
+        self.connection.opened()
+
+    def data_received(self, data: bytes) -> None:
+        self.bytes_received += len(data)
+        if self.buffer:
+            if isinstance(self.buffer, bytes):
+                self.buffer = bytearray(self.buffer)
+            self.buffer += data
+            if len(self.buffer) < self.needed or not self.reading:
+                return
+            data = bytes(self.buffer)
+        self._parse(data)
+
+    def eof_received(self) -> None:
+        """Let the transport close: a half-open WebSocket is of no use."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        self._stop_timers()
+        self._closed()
+        self.buffer = b""
+        self.pending.clear()
+        self._release_writers()
+        while self.waiters:
+            waiter = self.waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+        self.on_lost(exc)
+
+    def pause_writing(self) -> None:
+        self.writable = self.loop.create_future()
+        if self.options.send_timeout:
+            self.send_timer = self.loop.call_later(self.options.send_timeout, self._send_overdue)
+
+    def resume_writing(self) -> None:
+        self._release_writers()
+        if self.last_pong is not None and not self.lost:
+            pong, self.last_pong = self.last_pong, None
+            self.write(pong)
+
+    def _release_writers(self) -> None:
+        if self.send_timer is not None:
+            self.send_timer.cancel()
+            self.send_timer = None
+        if self.writable is not None:
+            if not self.writable.done():
+                self.writable.set_result(None)
+            self.writable = None
+
+    def _send_overdue(self) -> None:
+        self.abort(CloseCode.ABNORMAL_CLOSURE, "the peer does not read what it is sent")
+
+    # Reading: from bytes to frames.
+
+    def _parse(self, data: bytes) -> None:
+        """Cut ``data``, which begins with a frame, into frames; keep the rest."""
+        judge, connection = self.judge, self.connection
+        size = len(data)
+        position = 0
+        needed = 2
+        while self.reading:
+            # Both bytes of the header, and the length with its extra bytes.
+            if size - position < 2:
+                needed = 2
+                break
+            first, second = data[position], data[position + 1]
+            length = second & 0x7F
+            mask = position + 2
+            if length > 125:
+                extra = 2 if length == 126 else 8
+                mask += extra
+                if size < mask:
+                    needed = mask - position
+                    break
+                length = int.from_bytes(data[position + 2 : mask], "big")
+            if not self._header_is_legal(first, second, length):
+                break
+            end = mask + 4 + length
+            if size < end:
+                needed = end - position
+                break
+            if first in (TEXT, BINARY) and judge.current_size is None and self.open:
+                payload = apply_mask(data[mask + 4 : end], data[mask : mask + 4])
+                if first == TEXT:
+                    try:
+                        connection.deliver(str(payload, "utf-8"))
+                    except UnicodeDecodeError as exc:
+                        self._fail_utf8(exc)
+                        break
+                else:
+                    connection.deliver(payload)
+                self.messages_received += 1
+            else:
+                self._judge(first, data[position:end])
+            position = end
+        if judge.eof_sent or self.lost:
+            self.buffer = b""
+        elif position or not self.buffer:
+            self.buffer = data[position:]
+        self.needed = needed
+
+    def _header_is_legal(self, first: int, second: int, length: int) -> bool:
+        """Check what can be known before the payload has arrived; else fail."""
+        if self.judge.eof_sent:
+            return False  # nothing is of interest any more (section 7.1.7)
+        form = second & 0x7F
+        if not second & MASKED:
+            return self.fail(CloseCode.PROTOCOL_ERROR, "client frames must be masked")
+        if (form == 126 and length < 126) or (form == 127 and length < 65536):
+            return self.fail(CloseCode.PROTOCOL_ERROR, "length is not in its shortest form")
+        if first & CONTROL:
+            if length > 125:
+                return self.fail(CloseCode.PROTOCOL_ERROR, "control frame too long")
+        elif length + (self.judge.current_size or 0) > self.options.max_message_size:
+            return self.fail(
+                CloseCode.MESSAGE_TOO_BIG,
+                f"message exceeds {self.options.max_message_size} bytes",
+            )
+        return True
+
+    def pause_reading(self) -> None:
+        """Stop reading: as many messages wait as may."""
+        self.reading = False
+        if not self.lost:
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on: there is room for messages again."""
+        if self.reading:
+            return
+        self.reading = True
+        if self.buffer:
+            self._parse(bytes(self.buffer))
+        if self.reading and not self.lost:
+            self.transport.resume_reading()
+
+    # Judging: from frames to messages.
+
+    def _judge(self, first: int, frame: bytes) -> None:
+        judge = self.judge
+        opcode = first & 0x0F
+        if opcode == Opcode.CLOSE:
+            # A close frame inside of a fragmented message is legal: the
+            # message just never ends (RFC 6455 section 5.4).
+            judge.current_size = None
+        judge.receive_data(frame)
+        for event in judge.events_received():
+            assert isinstance(event, Frame)
+            if event.opcode is Opcode.PONG:
+                self._pong_received(bytes(event.data))
+            elif event.opcode not in (Opcode.PING, Opcode.CLOSE) and self.open:
+                try:
+                    self._fragment_received(event)
+                except UnicodeDecodeError as exc:
+                    self._fail_utf8(exc)
+        if self.writable is not None and opcode == Opcode.PING and judge.state is OPEN:
+            # The peer does not read. It needs one pong at most, for its
+            # latest ping (RFC 6455 section 5.5.3).
+            self.last_pong = b"".join(judge.data_to_send())
+        self._write_judgement()
+
+    def _fragment_received(self, frame: Frame) -> None:
+        if frame.opcode is Opcode.TEXT:
+            self.decoder = codecs.getincrementaldecoder("utf-8")()
+            self.fragments = io.StringIO()
+        elif frame.opcode is Opcode.BINARY:
+            self.decoder = None
+            self.fragments = io.BytesIO()
+        assert self.fragments is not None
+        data: Any = frame.data
+        if self.decoder is not None:
+            # Wrong text is refused as soon as it is seen.
+            data = self.decoder.decode(bytes(data), final=frame.fin)
+        self.fragments.write(data)
+        if frame.fin:
+            message = self.fragments.getvalue()
+            self.fragments = self.decoder = None
+            self.connection.deliver(message)
+            self.messages_received += 1
+
+    def _write_judgement(self) -> None:
+        """Write what the judge answers, and follow it to the end of the connection."""
+        for data in self.judge.data_to_send():
+            if data:
+                self.write(data)
+        if self.judge.state is not OPEN:
+            self._closed()
+        if self.judge.eof_sent:
+            self._end()
+
+    def _fail_utf8(self, exc: UnicodeDecodeError) -> None:
+        self.fail(CloseCode.INVALID_DATA, f"{exc.reason} at position {exc.start}")
+
+    # Writing.
+
+    def write(self, data: bytes) -> None:
+        """
+        Write a frame.
+
+        Writes at once, unless something was written since the view last waited
+        for a message: then the view is busy sending, and its frames are joined
+        until the loop's next iteration.
+        """
+        if self.lost:
+            return
+        self.bytes_sent += len(data)
+        if not self.in_burst:
+            self.in_burst = True
+            self.transport.write(data)
+            return
+        if not self.pending:
+            self.loop.call_soon(self.flush)
+        self.pending.append(data)
+        self.pending_size += len(data)
+        if self.pending_size >= FLUSH_SIZE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand what was joined to the transport."""
+        self.in_burst = False
+        if self.pending and not self.lost:
+            data = b"".join(self.pending)
+            self.pending.clear()
+            self.pending_size = 0
+            self.flushed += len(data)
+            self.transport.write(data)
+
+    def send_message(self, first_byte: int, payload: bytes) -> None:
+        """Write a whole message: ``first_byte`` is `TEXT` or `BINARY`."""
+        if self.judge.extensions:
+            send = self.judge.send_text if first_byte == TEXT else self.judge.send_binary
+            send(payload)
+            self._write_judgement()
+        else:
+            self.write(encode_header(first_byte, len(payload)) + payload)
+        self.messages_sent += 1
+
+    # Pings.
+
+    def ping(self, waiter: asyncio.Future[float] | None = None) -> bytes:
+        """Send a ping; ``waiter`` gets the latency in seconds when the pong comes."""
+        self.ping_count += 1
+        payload = self.ping_count.to_bytes(4, "big")
+        self.pings[payload] = (self.loop.time(), waiter)
+        self.judge.send_ping(payload)
+        self._write_judgement()
+        return payload
+
+    def _pong_received(self, payload: bytes) -> None:
+        if payload not in self.pings:
+            return  # unsolicited (RFC 6455 section 5.5.3)
+        # It answers all earlier pings too.
+        for earlier in list(self.pings):
+            sent, waiter = self.pings.pop(earlier)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(self.loop.time() - sent)
+            if earlier == payload:
+                self.connection.latency = self.loop.time() - sent
+                break
+
+    def _schedule_ping(self) -> None:
+        if self.options.ping_interval and self.open:
+            self.keepalive_timer = self.loop.call_later(
+                self.options.ping_interval, self._keep_alive
+            )
+
+    def _keep_alive(self) -> None:
+        payload = self.ping()
+        if self.options.ping_timeout:
+            self.keepalive_timer = self.loop.call_later(
+                self.options.ping_timeout, self._check_pong, payload
+            )
+        else:
+            self.pings.pop(payload)
+            self._schedule_ping()
+
+    def _check_pong(self, payload: bytes) -> None:
+        if payload in self.pings and self.reading:
+            self.fail(CloseCode.INTERNAL_ERROR, "no pong in time")
+        else:
+            # While reading is paused, a pong that has come cannot be seen.
+            self.pings.pop(payload, None)
+            self._schedule_ping()
+
+    # The end.
+
+    def close(self, code: int, reason: str) -> None:
+        """
+        Begin the closing handshake, unless it has begun (RFC 6455 section 7.1.2).
+
+        Raises:
+            ValueError: If no close frame may carry the code or reason.
+        """
+        if not self.open:
+            return
+        try:
+            self.judge.send_close(code, reason)
+        except ProtocolError as exc:
+            raise ValueError(
+                f"cannot close with code {code!r} and reason {reason!r}: {exc}"
+            ) from None
+        self._write_judgement()
+        self.flush()
+        # The peer's close frame may stand behind messages that nobody wants now.
+        self.resume_reading()
+        self._abort_later()
+
+    def fail(self, code: int, reason: str) -> bool:
+        """Fail the connection (RFC 6455 section 7.1.7). Always returns False."""
+        self.judge.fail(code, reason.encode()[:123].decode(errors="ignore"))
+        self._write_judgement()
+        return False
+
+    def abort(self, code: int, reason: str) -> None:
+        """Drop a connection whose peer cannot be told so."""
+        if self.failure is None and self.judge.close_rcvd is None:
+            self.failure = Close(code, reason)
+        self.transport.abort()
+
+    def _closed(self) -> None:
+        """From now on, neither side sends messages."""
+        if not self.open:
+            return
+        self.open = False
+        self.fragments = self.decoder = None
+        if self.keepalive_timer is not None:
+            self.keepalive_timer.cancel()
+            self.keepalive_timer = None
+        for _, waiter in self.pings.values():
+            if waiter is not None and not waiter.done():
+                waiter.set_exception(self.connection.closed_error())
+        self.pings.clear()
+        self.connection.closing()
+
+    def _end(self) -> None:
+        """Close the TCP connection, but let the peer read what was sent."""
+        if self.ended or self.lost:
+            return
+        self.ended = self.reading = True
+        self.flush()
+        self._abort_later()
+        if self.transport.can_write_eof():
+            # Closing with unread data makes TCP drop what the peer has not
+            # read yet, the close frame among it. So read on, to the peer's end.
+            self.transport.write_eof()
+            self.transport.resume_reading()
+        else:
+            self.transport.close()
+
+    def _abort_later(self) -> None:
+        if self.close_timer is None and not self.lost:
+            self.close_timer = self.loop.call_later(
+                self.options.close_timeout,
+                self.abort,
+                CloseCode.ABNORMAL_CLOSURE,
+                "no closing handshake in time",
+            )
+
+    def _stop_timers(self) -> None:
+        for timer in (self.close_timer, self.send_timer, self.keepalive_timer):
+            if timer is not None:
+                timer.cancel()
+        self.close_timer = self.send_timer = self.keepalive_timer = None
+
+    def close_status(self) -> Close:
+        """Tell the code and reason that ended the connection: those that came first."""
+        judge = self.judge
+        if judge.close_rcvd is not None and (
+            judge.close_rcvd_then_sent or judge.close_sent is None
+        ):
+            return judge.close_rcvd
+        if judge.close_sent is not None:
+            return judge.close_sent
+        return self.failure or Close(CloseCode.ABNORMAL_CLOSURE, "")

@@ -1,0 +1,176 @@
+"""A view's life on its connection: context, errors, closing, events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pyramid.threadlocal import RequestContext
+from websockets.frames import CloseCode
+
+from ..bridge import spawn_greenlet
+from .connection import WebsocketConnection
+from .events import WebsocketEnded, WebsocketOpened
+from .exceptions import WebsocketClosed
+from .handshake import Handshake
+from .options import WebsocketOptions
+from .protocol import WebsocketProtocol
+
+logger = logging.getLogger("aiopyramid.websocket")
+
+sessions: set[Session] = set()
+"""The sessions of this process, from handshake to the end of the view."""
+
+
+def close_sessions(code: int, reason: str = "") -> None:
+    """
+    Begin to close every connection of this process; does not wait.
+
+    Args:
+        code: Close code: 1001 where the server stops, 1012 where it restarts.
+        reason: Close reason.
+    """
+    for session in tuple(sessions):
+        session.ws.close_nowait(code, reason)
+
+
+def closing_code(exc: BaseException) -> int:
+    """Tell the close code for a view that ends with an exception."""
+    if isinstance(exc, asyncio.CancelledError):
+        return CloseCode.GOING_AWAY
+    if isinstance(exc, WebsocketClosed):
+        return CloseCode.NORMAL_CLOSURE
+    return CloseCode.INTERNAL_ERROR
+
+
+class Session:
+    """
+    Runs a view over a connection, in a task of its own.
+
+    Args:
+        view: Called with the connection.
+        context: The context of the request.
+        request: The request that opened the connection.
+        options: The view's options.
+        handshake: The accepted handshake.
+    """
+
+    def __init__(
+        self,
+        view: Callable[[WebsocketConnection], Awaitable[Any]],
+        context: Any,
+        request: Any,
+        options: WebsocketOptions,
+        handshake: Handshake,
+    ) -> None:
+        self.view = view
+        self.context = context
+        self.request = request
+        self.options = options
+        self.handshake = handshake
+        self.task: asyncio.Task[None] | None = None
+        self.grace: asyncio.TimerHandle | None = None
+
+    def open(self, on_lost: Callable[[Exception | None], None] | None = None) -> WebsocketProtocol:
+        """
+        Open the connection, when the response to the handshake is out.
+
+        Args:
+            on_lost: Called when the transport is gone, with the error if any.
+
+        Returns:
+            The protocol for the transport; the view begins with its
+            ``connection_made``.
+        """
+        self.ws = WebsocketConnection(
+            self.request,
+            self.context,
+            self.handshake.subprotocol,
+            self.options,
+            self.handshake.extensions,
+            on_opened=self._start,
+            on_closing=self._cancel_later,
+        )
+        if on_lost is not None:
+            self.ws.protocol.on_lost = on_lost
+        return self.ws.protocol
+
+    def _start(self) -> None:
+        sessions.add(self)
+        self.task = asyncio.get_running_loop().create_task(self._run())
+        self.task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        sessions.discard(self)
+        if self.grace is not None:
+            self.grace.cancel()
+
+    def _cancel_later(self) -> None:
+        if self.task is not None and not self.task.done():
+            self.grace = asyncio.get_running_loop().call_later(
+                self.options.disconnect_grace, self.task.cancel
+            )
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        with RequestContext(self.request):
+            try:
+                await self._notify(WebsocketOpened(self.ws, self.request))
+                await self.view(self.ws)
+            except asyncio.CancelledError as exc:
+                # The disconnect grace is over, or the loop ends: no time to wait.
+                self.ws.close_nowait(closing_code(exc))
+            except WebsocketClosed:
+                await self._close(CloseCode.NORMAL_CLOSURE)
+            except Exception as exc:
+                self._log_error("its view")
+                await self._close(closing_code(exc))
+            else:
+                await self._close(CloseCode.NORMAL_CLOSURE)
+            await self._report(loop.time() - begin)
+
+    async def _close(self, code: int) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.ws.close(code)
+
+    async def _notify(self, event: WebsocketOpened | WebsocketEnded) -> None:
+        # Subscribers are plain code: in a greenlet, they can wait.
+        await spawn_greenlet(self.request.registry.notify, event)
+
+    async def _report(self, duration: float) -> None:
+        protocol = self.ws.protocol
+        status = protocol.close_status()
+        facts: dict[str, Any] = {
+            "code": int(status.code),
+            "reason": status.reason,
+            "duration": duration,
+            "messages_received": protocol.messages_received,
+            "messages_sent": protocol.messages_sent,
+            "bytes_received": protocol.bytes_received,
+            "bytes_sent": protocol.bytes_sent,
+        }
+        logger.info(
+            "WebSocket %s from %s closed: code=%d reason=%r duration=%.3f "
+            "messages_received=%d messages_sent=%d bytes_received=%d bytes_sent=%d",
+            self.request.path,
+            self.request.client_addr,
+            *facts.values(),
+            extra={"websocket": facts},
+        )
+        try:
+            await self._notify(WebsocketEnded(self.ws, self.request, **facts))
+        except Exception:
+            self._log_error("a subscriber to its end")
+
+    def _log_error(self, culprit: str) -> None:
+        logger.exception(
+            "WebSocket %s %s from %s: %s raised an exception",
+            self.request.method,
+            self.request.path,
+            self.request.client_addr,
+            culprit,
+        )

@@ -1,0 +1,25 @@
+"""How a server learns that its connection becomes a WebSocket."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .session import Session
+
+KEY = "aiopyramid.upgrade"
+"""Where in the WSGI environ a server that can carry WebSockets puts an `Upgrade`."""
+
+
+class Upgrade:
+    """
+    Where a WebSocket view leaves the session that follows its 101 response.
+
+    The server opens it, if the response that finally comes out of the
+    application has status 101.
+    """
+
+    __slots__ = ("session",)
+
+    def __init__(self) -> None:
+        self.session: Session | None = None

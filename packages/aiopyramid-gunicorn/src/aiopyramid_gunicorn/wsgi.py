@@ -1,0 +1,231 @@
+"""
+A WSGI call (PEP 3333) in a greenlet, over gunicorn's asynchronous I/O.
+
+gunicorn hands over a request's body by ``receive()`` and takes the response by
+``send()``, both coroutines. Here the application and everything below it is
+plain code in a bridge greenlet, so reading the body and sending a chunk wait
+without blocking the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from gunicorn import SERVER, util
+from gunicorn.http.errors import InvalidResponseHeader, InvalidResponseHeaderName
+from gunicorn.http.message import TOKEN_RE
+from gunicorn.http.wsgi import HEADER_VALUE_RE, STATUS_RE, FileWrapper
+
+from aiopyramid.bridge import await_, run_coroutine, run_in_executor, spawn_greenlet
+from aiopyramid.websocket.upgrade import KEY, Upgrade
+
+if TYPE_CHECKING:
+    from _typeshed import OptExcInfo
+    from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+BODY_BUFFER = 65536
+
+
+class ClientLeft(asyncio.CancelledError):
+    """The client has left, so the rest of the response is not wanted."""
+
+
+class Status(int):
+    """An HTTP status code that knows the application's reason phrase."""
+
+    reason: str
+
+    @classmethod
+    def parse(cls, text: str) -> Status:
+        """
+        Read the status that an application gives to ``start_response``.
+
+        Raises:
+            TypeError: If it is no `str`.
+            ValueError: If it is no code with an optional phrase.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"{text!r} is not a string")
+        if not STATUS_RE.fullmatch(text):
+            raise ValueError(f"Invalid status {text!r}")
+        status = cls(text[:3])
+        status.reason = text[4:]
+        return status
+
+
+class RequestBody(io.RawIOBase):
+    """``wsgi.input``: reads as the client sends, on the loop and in threads alike."""
+
+    def __init__(self, receive: Receive) -> None:
+        super().__init__()
+        self.receive = receive
+        self.rest: memoryview = memoryview(b"")
+        self.complete = False
+
+    def readable(self) -> bool:
+        """Tell that this stream can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """
+        Read up to ``len(buffer)`` bytes; 0 at the end.
+
+        Raises:
+            OSError: If the client left, or sent nothing for gunicorn's ``timeout``.
+        """
+        while not self.rest and not self.complete:
+            message = await_(self.receive())
+            if message["type"] == "http.disconnect":
+                raise OSError("the client did not send the whole request body")
+            self.rest = memoryview(message["body"])
+            self.complete = not message["more_body"]
+        size = min(len(buffer), len(self.rest))
+        buffer[:size] = self.rest[:size]
+        self.rest = self.rest[size:]
+        return size
+
+
+class Call:
+    """
+    One call of a WSGI application.
+
+    Args:
+        app: The application.
+        environ: Its environ, without ``wsgi.input`` yet.
+        receive: Gives the messages of the request body.
+        send: Takes the messages of the response.
+        has_left: Tells whether the client has left.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        environ: WSGIEnvironment,
+        receive: Receive,
+        send: Send,
+        has_left: Callable[[], bool],
+    ) -> None:
+        self.app = app
+        self.environ = environ
+        self.send = send
+        self.has_left = has_left
+        self.status: Status | None = None
+        self.headers: list[tuple[str, str]] = []
+        self.headers_sent = False
+        self.upgrade = Upgrade()
+        environ["wsgi.input"] = io.BufferedReader(RequestBody(receive), BODY_BUFFER)
+        environ["wsgi.early_hints"] = self.send_early_hints
+        if "HTTP_UPGRADE" in environ:
+            environ[KEY] = self.upgrade
+
+    async def run(self) -> None:
+        """Call the application and send its response."""
+        await spawn_greenlet(self._run)
+
+    def _run(self) -> None:
+        app_iter = self.app(self.environ, self.start_response)
+        try:
+            if isinstance(app_iter, FileWrapper):
+                self._send_file(app_iter)
+            elif isinstance(app_iter, list | tuple):
+                self._send_list(app_iter)
+            else:
+                self._send_stream(app_iter)
+        finally:
+            close = getattr(app_iter, "close", None)
+            if close is not None:
+                close()
+
+    def start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: OptExcInfo | None = None
+    ) -> Callable[[bytes], None]:
+        """Take status and headers from the application (PEP 3333)."""
+        if exc_info:
+            try:
+                if self.headers_sent:
+                    raise exc_info[1].with_traceback(exc_info[2])  # type: ignore[union-attr]
+            finally:
+                exc_info = None
+        elif self.status is not None:
+            raise AssertionError("Response headers already set!")
+        self.status = Status.parse(status)
+        self.headers = self._checked(headers)
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of the body, the old way (PEP 3333)."""
+        self._send_body(data, more=True)
+
+    def send_early_hints(self, headers: list[tuple[str, str]]) -> None:
+        """
+        Send a 103 response, unless the real one has begun (RFC 8297).
+
+        Args:
+            headers: Usually ``("Link", ...)``.
+        """
+        if not self.headers_sent:
+            self._send({"type": "http.response.informational", "status": 103, "headers": headers})
+
+    def _checked(self, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        switching = self.status == 101
+        checked = []
+        for name, value in headers:
+            if not isinstance(name, str) or not isinstance(value, str):
+                raise TypeError(f"{name!r}: {value!r} is not a header of two strings")
+            if not TOKEN_RE.fullmatch(name):
+                raise InvalidResponseHeaderName(repr(name))
+            if not HEADER_VALUE_RE.fullmatch(value):
+                raise InvalidResponseHeader(repr(name))
+            # Hop-by-hop headers are the server's, but for those of a handshake.
+            if switching or not util.is_hoppish(name):
+                checked.append((name, value.strip(" \t")))
+        if not any(name.lower() == "server" for name, _ in checked):
+            checked.append(("Server", SERVER))
+        return checked
+
+    def _send_list(self, chunks: list[bytes] | tuple[bytes, ...]) -> None:
+        self._send_body(b"".join(map(_checked_bytes, chunks)), more=False)
+
+    def _send_stream(self, chunks: Iterable[bytes]) -> None:
+        for chunk in chunks:
+            if chunk:
+                self._send_body(_checked_bytes(chunk), more=True)
+                # A fast producer with a fast client would never give way.
+                await_(asyncio.sleep(0))
+        self._send_body(b"", more=False)
+
+    def _send_file(self, file: FileWrapper) -> None:
+        # Reading may wait for the disk, so it is a thread's work.
+        def read() -> Awaitable[bytes]:
+            return run_in_executor(None, file.filelike.read, max(file.blksize, BODY_BUFFER))
+
+        while chunk := await_(read()):
+            self._send_body(chunk, more=True)
+        self._send_body(b"", more=False)
+
+    def _send_body(self, data: bytes, *, more: bool) -> None:
+        if not self.headers_sent:
+            if self.status is None:
+                raise AssertionError("the application sent a body before start_response")
+            self.headers_sent = True
+            self._send(
+                {"type": "http.response.start", "status": self.status, "headers": self.headers}
+            )
+        self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        run_coroutine(self.send(message))
+        if self.has_left():
+            raise ClientLeft
+
+
+def _checked_bytes(chunk: bytes) -> bytes:
+    if not isinstance(chunk, bytes):
+        raise TypeError(f"the application's body has {chunk!r}, which is not bytes")
+    return chunk

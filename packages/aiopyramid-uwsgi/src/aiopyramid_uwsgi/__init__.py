@@ -1,0 +1,1 @@
+"""Coroutine views and WebSockets for Pyramid under uWSGI."""
