@@ -8,6 +8,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 from gunicorn.workers.gasgi import ASGIWorker
 from websockets.frames import CloseCode
@@ -114,7 +115,8 @@ class AsyncGunicornWorker(ASGIWorker):  # type: ignore[misc]
     async def _listen(self) -> None:
         ssl = self._get_ssl_context()
         if self.cfg.is_ssl and ssl is None:
-            raise SystemExit("TLS is configured but unusable: see the error above")
+            # gunicorn has logged why; this ends the arbiter as well.
+            raise SystemExit(Arbiter.WORKER_BOOT_ERROR)
         for listener in self.sockets:
             server = await self.loop.create_server(
                 lambda: HTTPProtocol(self), sock=listener.sock, ssl=ssl, backlog=self.cfg.backlog

@@ -1,0 +1,16 @@
+"""gunicorn's settings for the demo; see ``app.py``."""
+
+from typing import Any
+
+wsgi_app = "demo.app:main()"
+worker_class = "aiopyramid.gunicorn.worker.AsyncGunicornWorker"
+bind = "127.0.0.1:8000"
+workers = 1  # the chat room lives in the process
+threads = 8  # for plain views
+graceful_timeout = 5
+
+
+def when_ready(server: Any) -> None:
+    """Say where the page is."""
+    for listener in server.LISTENERS:
+        print(f"open {listener}/", flush=True)

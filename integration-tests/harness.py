@@ -1,0 +1,189 @@
+"""Starts real servers, and speaks to them with real clients."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+from websockets.asyncio.client import connect
+from websockets.sync.client import connect as sync_connect
+
+HERE = Path(__file__).parent
+# No test waits longer than this for what should happen at once.
+PATIENCE = 30 * float(os.environ.get("AIOPYRAMID_TEST_PATIENCE", "1"))
+
+
+def eventually(condition: Callable[[], Any], what: str) -> Any:
+    """Wait until ``condition`` gives something true, and return that."""
+    deadline = time.monotonic() + PATIENCE
+    while not (result := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {PATIENCE} s in vain until {what}")
+        time.sleep(0.01)
+    return result
+
+
+WORKER = "aiopyramid.gunicorn.worker.AsyncGunicornWorker"
+
+
+class Server:
+    """
+    A server process that runs one of the applications in ``apps``.
+
+    Started, as a user does it, from the command line; stopped by its pid.
+    """
+
+    name = "gunicorn"
+
+    def __init__(self, log: Path, tls: dict[str, Path] | None = None, worker: str = WORKER) -> None:
+        self.log_file = log
+        self.tls = tls
+        self.worker = worker
+        self.process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+
+    # The process.
+
+    def command(self, app: str, args: list[str]) -> list[str]:
+        command = [sys.executable, "-m", "gunicorn", "--worker-class", self.worker]
+        command += ["--bind", "127.0.0.1:0", "--no-control-socket"]
+        command += ["--access-logfile", "-", "--pythonpath", str(HERE)]
+        if self.tls is not None:
+            command += ["--certfile", str(self.tls["cert"]), "--keyfile", str(self.tls["key"])]
+        return [*command, *args, app]
+
+    def launch(
+        self,
+        app: str = "apps.application:main()",
+        args: list[str] | None = None,
+        settings: dict[str, Any] | None = None,
+        command: list[str] | None = None,
+        cwd: Path = HERE,
+    ) -> None:
+        env = dict(os.environ, AIOPYRAMID_TEST_SETTINGS=json.dumps(settings or {}))
+        env["PYTHONWARNINGS"] = "default"
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                command or self.command(app, args or []),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=env,
+                cwd=cwd,
+            )
+
+    def wait_until_up(self) -> None:
+        listening = r"Listening at: https?://[\d.]+:(\d+)"
+        self.port = int(self.wait_for_log(listening).group(1))
+        eventually(self.answers, "the server answers")
+
+    def answers(self) -> bool:
+        self.check_alive()
+        try:
+            with self.client(timeout=5) as client:
+                return client.get("/up").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def check_alive(self) -> None:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.log}")
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def wait_for_log(self, pattern: str) -> re.Match[str]:
+        def found() -> re.Match[str] | None:
+            match = re.search(pattern, self.log)
+            if match is None:
+                self.check_alive()
+            return match
+
+        return eventually(found, f"the log says {pattern!r}")
+
+    def signal(self, signum: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(signum)
+
+    def wait(self) -> int:
+        assert self.process is not None
+        return self.process.wait(PATIENCE)
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.signal(signal.SIGTERM)
+            try:
+                self.wait()
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise
+
+    # Clients.
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
+
+    @property
+    def trust(self) -> ssl.SSLContext | None:
+        return ssl.create_default_context(cafile=str(self.tls["cert"])) if self.tls else None
+
+    def client(self, timeout: float = PATIENCE, **options: Any) -> httpx.Client:
+        return httpx.Client(
+            base_url=self.url,
+            timeout=timeout,
+            verify=self.trust or True,
+            trust_env=False,
+            **options,
+        )
+
+    def async_client(self, **options: Any) -> httpx.AsyncClient:
+        options.setdefault("limits", httpx.Limits(max_connections=None))
+        return httpx.AsyncClient(
+            base_url=self.url,
+            timeout=PATIENCE,
+            verify=self.trust or True,
+            trust_env=False,
+            **options,
+        )
+
+    def connect(self, path: str, **options: Any) -> Any:
+        """Open a WebSocket with the client of the websockets library."""
+        return connect(self._ws(path), **self._ws_options(options))
+
+    def sync_connect(self, path: str, **options: Any) -> Any:
+        return sync_connect(self._ws(path), **self._ws_options(options))
+
+    def _ws(self, path: str) -> str:
+        return f"{'wss' if self.tls else 'ws'}://127.0.0.1:{self.port}{path}"
+
+    def _ws_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        options.setdefault("open_timeout", PATIENCE)
+        options.setdefault("proxy", None)
+        options.setdefault("ssl", self.trust)
+        return options
+
+    def socket(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
+
+    def state(self) -> dict[str, Any]:
+        """Ask the application what it has recorded."""
+        with self.client() as client:
+            return client.get("/state").json()
+
+    def eventually_state(self, condition: Callable[[dict[str, Any]], Any], what: str) -> Any:
+        return eventually(lambda: condition(self.state()), what)
