@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyramid.config import Configurator
+from pyramid.httpexceptions import HTTPBadRequest
 from pyramid.response import FileResponse, Response
 from pyramid.view import view_config
 
@@ -123,7 +124,10 @@ class Chat(WebsocketConnectionView):
     def __init__(self, context: Any, request: Request) -> None:
         super().__init__(context, request)
         self.number = next(self.numbers)
-        self.name = self._checked_name(request.GET.get("name"))
+        try:
+            self.name = self._checked_name(request.GET.get("name"))
+        except UnicodeDecodeError:
+            raise HTTPBadRequest("the name must be UTF-8") from None
         self.said: deque[float] = deque(maxlen=RATE)
         # A tab that reads slowly delays nobody else: it has a queue of its own.
         self.outbox: asyncio.Queue[str] = asyncio.Queue(MAX_OUTBOX)

@@ -182,8 +182,10 @@ class Call:
                 raise InvalidResponseHeaderName(repr(name))
             if not HEADER_VALUE_RE.fullmatch(value):
                 raise InvalidResponseHeader(repr(name))
-            # Hop-by-hop headers are the server's, but for those of a handshake.
-            if switching or not util.is_hoppish(name):
+            # Hop-by-hop headers are the server's, but for those of a handshake
+            # and of its refusal with 426.
+            upgrade = name.lower() == "upgrade" and value.lower() == "websocket"
+            if switching or upgrade or not util.is_hoppish(name):
                 checked.append((name, value.strip(" \t")))
         if not any(name.lower() == "server" for name, _ in checked):
             checked.append(("Server", SERVER))

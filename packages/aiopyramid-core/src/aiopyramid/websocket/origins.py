@@ -7,10 +7,13 @@ Comparing the Origin header is what keeps foreign pages out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+# A name (RFC 3986 section 3.2.2, as far as DNS knows it) or an IPv6 address.
+HOST = re.compile(r"(?:\*\.)?[a-z0-9._~-]+|[0-9a-f:.]+")
 PORTS = {"http": 80, "https": 443}
 
 
@@ -49,7 +52,7 @@ def parse_origin(text: str) -> Origin:
     except ValueError as exc:
         raise OriginError(str(exc)) from None
     scheme, host = parts.scheme.lower(), parts.hostname
-    if not scheme or not host:
+    if not scheme or not host or not HOST.fullmatch(host):
         raise OriginError("no scheme and host")
     if parts.path or parts.query or parts.fragment or parts.username is not None:
         raise OriginError("more than scheme, host and port")

@@ -75,7 +75,11 @@ class WebsocketProtocol(asyncio.Protocol):
         self.connection = connection
         self.options = options
         self.loop = asyncio.get_running_loop()
-        self.judge = Protocol(SERVER, state=OPEN, max_size=options.max_message_size, logger=logger)
+        # Compressed, a message may be a little larger than it is.
+        self.max_frame_size = options.max_message_size
+        if extensions:
+            self.max_frame_size += 64 + options.max_message_size // 64
+        self.judge = Protocol(SERVER, state=OPEN, max_size=self.max_frame_size, logger=logger)
         self.judge.extensions = extensions
         self.transport: Any = None
         self.on_lost: Callable[[Exception | None], None] = lambda exc: None
@@ -84,6 +88,7 @@ class WebsocketProtocol(asyncio.Protocol):
         self.needed = 2  # size that the buffer must have to hold the next frame
         self.reading = True
         self.fragments: io.StringIO | io.BytesIO | None = None
+        self.fragments_size = 0
         self.decoder: codecs.IncrementalDecoder | None = None
         # Writing
         self.pending: list[bytes] = []
@@ -228,11 +233,8 @@ class WebsocketProtocol(asyncio.Protocol):
         if first & CONTROL:
             if length > 125:
                 return self.fail(CloseCode.PROTOCOL_ERROR, "control frame too long")
-        elif length + (self.judge.current_size or 0) > self.options.max_message_size:
-            return self.fail(
-                CloseCode.MESSAGE_TOO_BIG,
-                f"message exceeds {self.options.max_message_size} bytes",
-            )
+        elif length + (self.judge.current_size or 0) > self.max_frame_size:
+            return self._fail_size()
         return True
 
     def pause_reading(self) -> None:
@@ -277,6 +279,8 @@ class WebsocketProtocol(asyncio.Protocol):
         self._write_judgement()
 
     def _fragment_received(self, frame: Frame) -> None:
+        if frame.opcode is not Opcode.CONT:
+            self.fragments_size = 0
         if frame.opcode is Opcode.TEXT:
             self.decoder = codecs.getincrementaldecoder("utf-8")()
             self.fragments = io.StringIO()
@@ -285,6 +289,10 @@ class WebsocketProtocol(asyncio.Protocol):
             self.fragments = io.BytesIO()
         assert self.fragments is not None
         data: Any = frame.data
+        self.fragments_size += len(data)
+        if self.fragments_size > self.options.max_message_size:
+            self._fail_size()
+            return
         if self.decoder is not None:
             # Wrong text is refused as soon as it is seen.
             data = self.decoder.decode(bytes(data), final=frame.fin)
@@ -304,6 +312,10 @@ class WebsocketProtocol(asyncio.Protocol):
             self._closed()
         if self.judge.eof_sent:
             self._end()
+
+    def _fail_size(self) -> bool:
+        limit = self.options.max_message_size
+        return self.fail(CloseCode.MESSAGE_TOO_BIG, f"message exceeds {limit} bytes")
 
     def _fail_utf8(self, exc: UnicodeDecodeError) -> None:
         self.fail(CloseCode.INVALID_DATA, f"{exc.reason} at position {exc.start}")

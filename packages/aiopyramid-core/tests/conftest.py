@@ -1,0 +1,41 @@
+"""Fixtures of all tests of aiopyramid-core."""
+
+import asyncio
+import gc
+import warnings
+
+import pytest
+import uvloop
+from pyramid.threadlocal import manager
+
+from aiopyramid import threadlocal
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "both_loops: run on asyncio's event loop and on uvloop's")
+
+
+def pytest_asyncio_loop_factories(config, item):
+    factories = {"asyncio": asyncio.new_event_loop}
+    if item.get_closest_marker("both_loops") is not None:
+        factories["uvloop"] = uvloop.new_event_loop
+    return factories
+
+
+@pytest.fixture(autouse=True)
+def threadlocals_as_found():
+    """Undo what ``config.include("aiopyramid")`` does to the whole process."""
+    yield
+    threadlocal.uninstall()
+    manager.clear()
+
+
+@pytest.fixture
+def no_warnings():
+    """Fail if anything, such as a coroutine that was never awaited, is warned about."""
+    gc.collect()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RuntimeWarning)
+        yield
+        gc.collect()
+    assert [str(warning.message) for warning in caught] == []
