@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -32,6 +33,98 @@ def eventually(condition: Callable[[], Any], what: str) -> Any:
             raise AssertionError(f"waited {PATIENCE} s in vain until {what}")
         time.sleep(0.01)
     return result
+
+
+KEY = base64.b64encode(bytes(range(16))).decode()
+HANDSHAKE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Key": KEY,
+    "Sec-WebSocket-Version": "13",
+}
+
+
+def frame(first_byte: int, payload: bytes = b"") -> bytes:
+    """Make a client's frame, with the mask of zeros, which changes nothing."""
+    size = len(payload)
+    if size < 126:
+        length = bytes([0x80 | size])
+    elif size < 65536:
+        length = b"\xfe" + size.to_bytes(2, "big")
+    else:
+        length = b"\xff" + size.to_bytes(8, "big")
+    return bytes([first_byte]) + length + bytes(4) + payload
+
+
+class RawWebsocket:
+    """A WebSocket without a client library."""
+
+    def __init__(self, sock: socket.socket, path: str, headers: dict[str, str]) -> None:
+        self.socket = sock
+        self.rest = b""
+        head = HANDSHAKE | {name.replace("_", "-"): value for name, value in headers.items()}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
+        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode())
+        while b"\r\n\r\n" not in self.rest:
+            data = sock.recv(65536)
+            assert data, self.rest
+            self.rest += data
+        self.head, self.rest = self.rest.split(b"\r\n\r\n", 1)
+
+    def __enter__(self) -> RawWebsocket:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def read(self) -> bytes:
+        """Read to the end of the stream."""
+        try:
+            while data := self.socket.recv(65536):
+                self.rest += data
+        except ConnectionResetError:
+            pass
+        return self.rest
+
+    def receive(self) -> tuple[int, bytes]:
+        """Read the next frame, and return its first byte and payload."""
+        while not (cut := self._cut(self.rest)):
+            data = self.socket.recv(65536)
+            assert data, self.rest
+            self.rest += data
+        first_byte, payload, self.rest = cut
+        return first_byte, payload
+
+    @staticmethod
+    def _cut(data: bytes) -> tuple[int, bytes, bytes] | None:
+        if len(data) < 2:
+            return None
+        size, start = data[1], 2
+        if size > 125:
+            start = 4 if size == 126 else 10
+            size = int.from_bytes(data[2:start], "big")
+        if len(data) < start + size:
+            return None
+        return data[0], data[start : start + size], data[start + size :]
+
+    def frames(self) -> list[tuple[int, bytes]]:
+        """Read to the end, and return first bytes and payloads of all frames."""
+        rest = self.read()
+        frames = []
+        while cut := self._cut(rest):
+            first_byte, payload, rest = cut
+            frames.append((first_byte, payload))
+        return frames
+
+    def close_code(self) -> int | None:
+        """Read to the end, and return the code of the server's close frame."""
+        for first_byte, payload in self.frames():
+            if first_byte == 0x88:
+                return int.from_bytes(payload[:2], "big")
+        return None
 
 
 WORKER = "aiopyramid.gunicorn.worker.AsyncGunicornWorker"
@@ -176,6 +269,10 @@ class Server:
         options.setdefault("proxy", None)
         options.setdefault("ssl", self.trust)
         return options
+
+    def raw_websocket(self, path: str, **headers: str) -> RawWebsocket:
+        """Open a WebSocket on a plain socket, to send what no client would."""
+        return RawWebsocket(self.socket(), path, headers)
 
     def socket(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)

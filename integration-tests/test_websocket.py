@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import os
 import struct
 
 import httpx
 import pytest
-from harness import Server, eventually
+from harness import HANDSHAKE, Server, eventually
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Close
-
-HANDSHAKE = {
-    "Connection": "Upgrade",
-    "Upgrade": "websocket",
-    "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode(),
-    "Sec-WebSocket-Version": "13",
-}
 
 
 def changed(**headers: str | None) -> dict[str, str]:
@@ -29,10 +21,11 @@ def changed(**headers: str | None) -> dict[str, str]:
 
 
 def closed_with(ws) -> Close | None:
-    with pytest.raises(ConnectionClosed) as info:
+    try:
         while True:
             ws.recv()
-    return info.value.rcvd
+    except ConnectionClosed as exc:
+        return exc.rcvd
 
 
 # Messages.
@@ -326,14 +319,9 @@ def test_a_lost_connection_ends_its_view(launch, activity: str, loop_type: str):
     ],
 )
 def test_a_bad_frame_gets_its_close_code(server: Server, frame: bytes, code: int):
-    head = b"".join(f"{name}: {value}\r\n".encode() for name, value in HANDSHAKE.items())
-    with server.socket() as sock:
-        sock.sendall(b"GET /echo HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n")
-        sock.sendall(frame)
-        answer = b"".join(iter(lambda: sock.recv(65536), b""))
-    close = answer.split(b"\r\n\r\n", 1)[1]
-    assert close[0] == 0x88
-    assert struct.unpack("!H", close[2:4])[0] == code
+    with server.raw_websocket("/echo") as ws:
+        ws.send(frame)
+        assert ws.close_code() == code
 
 
 def test_events_and_the_log_line_tell_the_end(server: Server):

@@ -247,4 +247,4 @@ class HTTPProtocol(gunicorn_protocol.ASGIProtocol):  # type: ignore[misc]
         elif early:
             protocol.data_received(early)
         if not self.worker.alive:
-            session.ws.close_nowait(self.worker.closing_code())
+            session.close(self.worker.closing_code())

@@ -14,12 +14,17 @@ from gunicorn.workers.gasgi import ASGIWorker
 from websockets.frames import CloseCode
 
 from aiopyramid.bridge import spawn_greenlet
-from aiopyramid.websocket.session import close_sessions
+from aiopyramid.websocket.session import end_sessions
 
 from .http import HTTPProtocol, serve
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
+
+
+# How long a quick shutdown waits for WebSocket views, in seconds, as gunicorn
+# does for other tasks.
+QUICK = 1.0
 
 
 class Generation:
@@ -137,5 +142,6 @@ class AsyncGunicornWorker(ASGIWorker):  # type: ignore[misc]
                 continue
 
     async def _shutdown(self) -> None:
-        close_sessions(self.closing_code())
+        sessions = asyncio.create_task(end_sessions(self.closing_code(), self.cfg.graceful_timeout))
         await super()._shutdown()
+        await asyncio.wait([sessions], timeout=QUICK if self._quick_shutdown else None)

@@ -25,16 +25,24 @@ sessions: set[Session] = set()
 """The sessions of this process, from handshake to the end of the view."""
 
 
-def close_sessions(code: int, reason: str = "") -> None:
+async def end_sessions(code: int, timeout: float) -> None:
     """
-    Begin to close every connection of this process; does not wait.
+    Close every connection of this process and wait for their views.
+
+    Views that have not ended after three quarters of the time are cancelled;
+    the last quarter is for what they do then.
 
     Args:
         code: Close code: 1001 where the server stops, 1012 where it restarts.
-        reason: Close reason.
+        timeout: Time for all of it, in seconds.
     """
-    for session in tuple(sessions):
-        session.ws.close_nowait(code, reason)
+    tasks = [session.close(code) for session in tuple(sessions)]
+    if tasks:
+        _, late = await asyncio.wait(tasks, timeout=timeout * 0.75)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=timeout * 0.25)
 
 
 def closing_code(exc: BaseException) -> int:
@@ -97,6 +105,12 @@ class Session:
         if on_lost is not None:
             self.ws.protocol.on_lost = on_lost
         return self.ws.protocol
+
+    def close(self, code: int) -> asyncio.Task[None]:
+        """Begin to close the open connection; return the task that runs the view."""
+        self.ws.close_nowait(code)
+        assert self.task is not None
+        return self.task
 
     def _start(self) -> None:
         sessions.add(self)

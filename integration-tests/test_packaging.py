@@ -1,0 +1,87 @@
+"""The wheels, as they would come from an index."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from harness import HERE, WORKER
+
+PACKAGES = HERE.parent / "packages"
+
+
+def run(*command: object, **options: object) -> str:
+    result = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, **options
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wheels and sdists of all distributions."""
+    folder = tmp_path_factory.mktemp("dist")
+    for package in sorted(PACKAGES.iterdir()):
+        run(sys.executable, "-m", "hatchling", "build", "-d", folder, cwd=package)
+    return folder
+
+
+def install(folder: Path, dist: Path, *requirements: str) -> Path:
+    run(sys.executable, "-m", "venv", folder)
+    python = folder / "bin" / "python"
+    run(python, "-m", "pip", "install", "-q", "--find-links", dist, *requirements)
+    return python
+
+
+def test_there_is_a_wheel_and_an_sdist_of_each_with_one_version(dist: Path):
+    names = sorted(path.name for path in dist.iterdir())
+    versions = {name.split("-")[1].removesuffix(".tar.gz") for name in names}
+    assert len(versions) == 1
+    assert len(names) == 6
+    for wheel in dist.glob("*.whl"):
+        contents = zipfile.ZipFile(wheel).namelist()
+        assert any(name.endswith("/py.typed") for name in contents)
+        assert any(name.endswith("/licenses/LICENSE") for name in contents)
+    for sdist in dist.glob("*.tar.gz"):
+        with tarfile.open(sdist) as archive:
+            assert any(name.endswith("/LICENSE") for name in archive.getnames())
+
+
+def test_the_gunicorn_wheel_serves_in_an_empty_environment(dist: Path, launch, tmp_path: Path):
+    python = install(tmp_path / "venv", dist, "aiopyramid-gunicorn")
+    command = [python, "-m", "gunicorn", "-k", WORKER, "-b", "127.0.0.1:0", "--no-control-socket"]
+    command += ["--pythonpath", HERE, "apps.founding:main()"]
+    server = launch(command=[str(part) for part in command])
+    with server.sync_connect("/ws") as ws:
+        ws.send("from a wheel")
+        assert ws.recv() == "from a wheel"
+    # What makes it fast comes with it.
+    run(python, "-c", "import uvloop, gunicorn_h1c")
+
+
+def test_core_alone_names_the_package_to_install(dist: Path, tmp_path: Path):
+    python = install(tmp_path / "venv", dist, "aiopyramid-core")
+    run(python, "-c", "import aiopyramid.config, aiopyramid.helpers, aiopyramid.websocket.view")
+    code = """
+import importlib, aiopyramid.websocket.config as config
+assert config.__all__ == [], config.__all__
+for name, package in [("WebsocketMapper", "gunicorn"), ("UWSGIWebsocketMapper", "uwsgi")]:
+    try:
+        getattr(config, name)
+    except ImportError as exc:
+        assert f"pip install aiopyramid-{package}" in str(exc), exc
+    else:
+        raise AssertionError(name)
+try:
+    import aiopyramid.gunicorn.worker
+except ImportError as exc:
+    assert "pip install aiopyramid-gunicorn" in str(exc), exc
+else:
+    raise AssertionError("worker")
+"""
+    run(python, "-c", code)

@@ -1,0 +1,127 @@
+"""Stop, reload and recycling with open connections."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+
+import pytest
+from harness import PATIENCE, Server, frame
+from test_websocket import closed_with
+from websockets.exceptions import ConnectionClosed
+
+
+def close_frame(server: Server, code: int) -> None:
+    server.wait_for_log(rf"WebSocket /\w+ from 127.0.0.1 closed: code={code}")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_stop_closes_with_1001(launch, signum: int, loop_type: str):
+    server = launch(args=["--asgi-loop", loop_type])
+    with server.sync_connect("/recorder") as ws, server.sync_connect("/echo") as other:
+        assert ws.recv() == "opened"
+        other.send("open")
+        assert other.recv() == "open"
+        server.signal(signum)
+        assert closed_with(ws).code == 1001
+        assert closed_with(other).code == 1001
+    assert server.wait() == 0
+    assert "Traceback" not in server.log
+
+
+def test_a_reload_closes_with_1012(launch, loop_type: str):
+    server = launch(args=["--asgi-loop", loop_type])
+    with server.sync_connect("/recorder") as ws:
+        assert ws.recv() == "opened"
+        server.signal(signal.SIGHUP)
+        assert closed_with(ws).code == 1012
+    with server.sync_connect("/recorder") as ws:
+        assert ws.recv() == "opened"
+        server.signal(signal.SIGTERM)
+        assert closed_with(ws).code == 1001  # a stop after a reload is a stop
+    assert server.wait() == 0
+
+
+def test_recycling_closes_with_1012_and_counts_websockets(launch):
+    server = launch(args=["--max-requests", "6"])
+    with server.sync_connect("/recorder") as ws:
+        assert ws.recv() == "opened"
+        for _ in range(10):
+            with contextlib.suppress(OSError, ConnectionClosed), server.sync_connect("/echo"):
+                pass
+        assert closed_with(ws).code == 1012
+
+
+def test_on_close_runs_when_the_server_stops(launch, tmp_path):
+    server = launch(app="apps.closing:main()")
+    with server.sync_connect("/waiting") as ws:
+        assert ws.recv() == "opened"
+        server.signal(signal.SIGTERM)
+        assert closed_with(ws).code == 1001
+    assert server.wait() == 0
+    assert server.log.count("on_close ran: 1001") == 1
+
+
+def test_a_view_that_does_not_end_is_cancelled_within_the_graceful_timeout(launch):
+    server = launch(args=["--graceful-timeout", "2"], settings={GRACE: "3600"})
+    with server.sync_connect("/recorder") as ws:
+        assert ws.recv() == "opened"
+        ws.send("sleep")
+        server.eventually_state(lambda state: state["counts"].get("sleeping"), "it sleeps")
+        server.signal(signal.SIGTERM)
+        assert closed_with(ws).code == 1001
+    assert server.wait() == 0
+
+
+GRACE = "aiopyramid.websocket.disconnect_grace"
+
+
+def test_a_peer_that_does_not_answer_the_close_does_not_hold_up_the_stop(launch):
+    server = launch(args=["--graceful-timeout", "2"])
+    with server.raw_websocket("/recorder") as ws:
+        ws.send(frame(0x81, b"x"))
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert ws.close_code() == 1001
+
+
+async def test_reloads_under_load_lose_no_acknowledged_message(launch):
+    """
+    Clients send numbered messages, and again those that were not echoed.
+
+    What has been echoed was received; a message that went down with a
+    connection is sent again after the reconnect. So in the end the echoes have
+    each number, and all of them in order within a connection.
+    """
+    server = launch(args=["--workers", "2", "--graceful-timeout", "10"])
+    reloads = 3
+    enough = asyncio.Event()
+    codes: list[int | None] = []
+
+    async def client() -> int:
+        acknowledged = 0
+        while not enough.is_set() or acknowledged < 50:
+            try:
+                async with server.connect("/echo") as ws:
+                    while not enough.is_set() or acknowledged < 50:
+                        await ws.send(str(acknowledged + 1))
+                        assert await ws.recv() == str(acknowledged + 1)
+                        acknowledged += 1
+            except ConnectionClosed as exc:
+                # None if there was no close frame.
+                codes.append(exc.rcvd and exc.rcvd.code)
+        return acknowledged
+
+    tasks = [asyncio.create_task(client()) for _ in range(10)]
+    for n in range(reloads):
+        await asyncio.sleep(0.3)
+        booted = server.log.count("Booting worker")
+        server.signal(signal.SIGHUP)
+        deadline = asyncio.get_running_loop().time() + PATIENCE
+        while server.log.count("Booting worker") < booted + 2 or len(codes) < 10 * (n + 1):
+            assert asyncio.get_running_loop().time() < deadline, server.log
+            await asyncio.sleep(0.02)
+    enough.set()
+    assert all(count >= 50 for count in await asyncio.gather(*tasks))
+    assert set(codes) == {1012}
