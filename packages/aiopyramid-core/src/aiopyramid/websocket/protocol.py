@@ -78,7 +78,7 @@ class WebsocketProtocol(asyncio.Protocol):
         # Compressed, a message may be a little larger than it is.
         self.max_frame_size = options.max_message_size
         if extensions:
-            self.max_frame_size += 64 + options.max_message_size // 64
+            self.max_frame_size += 64 + options.max_message_size // 16
         self.judge = Protocol(SERVER, state=OPEN, max_size=self.max_frame_size, logger=logger)
         self.judge.extensions = extensions
         self.transport: Any = None
@@ -378,13 +378,15 @@ class WebsocketProtocol(asyncio.Protocol):
     def _pong_received(self, payload: bytes) -> None:
         if payload not in self.pings:
             return  # unsolicited (RFC 6455 section 5.5.3)
+        now = self.loop.time()
         # It answers all earlier pings too.
         for earlier in list(self.pings):
             sent, waiter = self.pings.pop(earlier)
+            latency = now - sent
             if waiter is not None and not waiter.done():
-                waiter.set_result(self.loop.time() - sent)
+                waiter.set_result(latency)
             if earlier == payload:
-                self.connection.latency = self.loop.time() - sent
+                self.connection.latency = latency
                 break
 
     def _schedule_ping(self) -> None:
