@@ -1,5 +1,7 @@
 """A WebSocket view with callbacks: every message goes to all who are connected."""
 
+from contextlib import suppress
+
 from pyramid.config import Configurator
 from pyramid.httpexceptions import HTTPForbidden
 from pyramid.view import view_config
@@ -24,10 +26,8 @@ class Room(WebsocketConnectionView):
 
     async def on_message(self, message):
         for member in tuple(members):
-            try:
-                await member.ws.send_json({"from": self.name, "text": message})
-            except WebsocketClosed:
-                pass  # it has left just now; its own on_close sees to it
+            with suppress(WebsocketClosed):  # of one that has left just now
+                await member.ws.send_json({"from": self.name, "text": str(message)})
 
     async def on_close(self):
         members.discard(self)

@@ -14,7 +14,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import gunicorn
-from gunicorn import util
+from gunicorn import SERVER, util
 from gunicorn.asgi import protocol as gunicorn_protocol
 from gunicorn.http import wsgi as gunicorn_wsgi
 from gunicorn.workers import gasgi
@@ -141,7 +141,11 @@ async def _send_server_error(send: Send) -> None:
         b"<html><head><title>Internal Server Error</title></head>"
         b"<body><h1>Internal Server Error</h1></body></html>"
     )
-    headers = [("Content-Type", "text/html"), ("Content-Length", str(len(body)))]
+    headers = [
+        ("Server", SERVER),
+        ("Content-Type", "text/html"),
+        ("Content-Length", str(len(body))),
+    ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})
 

@@ -173,7 +173,7 @@ class Call:
             self._send({"type": "http.response.informational", "status": 103, "headers": headers})
 
     def _checked(self, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        switching = self.status == 101
+        upgrade = self.status in (101, 426)
         checked = []
         for name, value in headers:
             if not isinstance(name, str) or not isinstance(value, str):
@@ -183,9 +183,8 @@ class Call:
             if not HEADER_VALUE_RE.fullmatch(value):
                 raise InvalidResponseHeader(repr(name))
             # Hop-by-hop headers are the server's, but for those of a handshake
-            # and of its refusal with 426.
-            upgrade = name.lower() == "upgrade" and value.lower() == "websocket"
-            if switching or upgrade or not util.is_hoppish(name):
+            # and of its refusal (RFC 9110 section 7.8).
+            if upgrade or not util.is_hoppish(name):
                 checked.append((name, value.strip(" \t")))
         if not any(name.lower() == "server" for name, _ in checked):
             checked.append(("Server", SERVER))

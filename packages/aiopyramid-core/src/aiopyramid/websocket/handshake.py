@@ -183,7 +183,11 @@ def _judge(judge: ServerProtocol, request: Any) -> tuple[str, str | None, str | 
     except InvalidUpgrade as exc:
         raise HTTPUpgradeRequired(
             str(exc),
-            headers=[("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION)],
+            headers=[
+                ("Connection", "Upgrade"),
+                ("Upgrade", "websocket"),
+                ("Sec-WebSocket-Version", VERSION),
+            ],
         ) from None
     except InvalidMethod:
         raise HTTPMethodNotAllowed(

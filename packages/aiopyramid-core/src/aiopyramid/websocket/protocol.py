@@ -16,6 +16,7 @@ import asyncio
 import codecs
 import io
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -370,7 +371,8 @@ class WebsocketProtocol(asyncio.Protocol):
         """Send a ping; ``waiter`` gets the latency in seconds when the pong comes."""
         self.ping_count += 1
         payload = self.ping_count.to_bytes(4, "big")
-        self.pings[payload] = (self.loop.time(), waiter)
+        # Not loop.time(): uvloop's is in whole milliseconds.
+        self.pings[payload] = (time.monotonic(), waiter)
         self.judge.send_ping(payload)
         self._write_judgement()
         return payload
@@ -378,7 +380,7 @@ class WebsocketProtocol(asyncio.Protocol):
     def _pong_received(self, payload: bytes) -> None:
         if payload not in self.pings:
             return  # unsolicited (RFC 6455 section 5.5.3)
-        now = self.loop.time()
+        now = time.monotonic()
         # It answers all earlier pings too.
         for earlier in list(self.pings):
             sent, waiter = self.pings.pop(earlier)

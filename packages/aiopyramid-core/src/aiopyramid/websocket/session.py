@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -129,8 +130,7 @@ class Session:
             )
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        begin = loop.time()
+        begin = time.monotonic()
         with RequestContext(self.request):
             try:
                 await self._notify(WebsocketOpened(self.ws, self.request))
@@ -145,7 +145,7 @@ class Session:
                 await self._close(closing_code(exc))
             else:
                 await self._close(CloseCode.NORMAL_CLOSURE)
-            await self._report(loop.time() - begin)
+            await self._report(time.monotonic() - begin)
 
     async def _close(self, code: int) -> None:
         with contextlib.suppress(asyncio.CancelledError):

@@ -72,4 +72,9 @@ class WebsocketConnectionView:
         """Called with each message: `str` for text, `bytes` for binary."""
 
     async def on_close(self) -> None:
-        """Called once when the connection has ended, in whatever way."""
+        """
+        Called once when the connection has ended, in whatever way.
+
+        After a disconnect, the option ``disconnect_grace`` is the time for what
+        is left to do, this callback included.
+        """

@@ -1,0 +1,70 @@
+"""Sphinx configuration."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as distribution_version
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.util.nodes import make_refnode
+
+project = "aiopyramid"
+author = "the aiopyramid contributors"
+release = version = distribution_version("aiopyramid-core")
+
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build", "examples"]
+html_theme = "furo"
+html_show_copyright = False
+html_title = f"aiopyramid {release}"
+
+default_role = "py:obj"
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_default_options = {"undoc-members": False}
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+
+# Names of other projects, whose inventories are not fetched; and, below, what
+# signatures are made of.
+nitpick_ignore_regex = [
+    (r"py:.*", r"(asyncio|collections|concurrent|functools|greenlet|gunicorn|threading|types)\..*"),
+    (r"py:.*", r"(contextvars|pyramid|typing|websockets|webob|_typeshed|zope)\..*"),
+    (r"py:.*", r"(bool|bytearray|bytes|float|int|list|memoryview|str|tuple|type|None|object)"),
+    (r"py:.*", r"(\w+Error|Exception|BaseException)"),
+    (r"py:.*", r"(Any|Awaitable|Callable|Coroutine|Executor|Extension|Iterable|Mapping|Option)"),
+    (r"py:.*", r"(AsyncIterator|BytesLike|Configurator|Handshake|P\.\w+|P|Session|T|View|deque)"),
+    (r"py:.*", r"aiopyramid\.\w+\.T"),
+    (r"py:.*", r"(WSGIApplication|WebsocketProtocol|default_factory|Sequence)"),
+]
+
+
+def resolve_short_name(app: Sphinx, env: Any, node: Any, content: Any) -> Any:
+    """Link a name in a docstring that stands without its module."""
+    if node.get("refdomain") != "py":
+        return None
+    target = node["reftarget"]
+    found = sorted(
+        (name, entry)
+        for name, entry in env.domains.python_domain.objects.items()
+        if name.endswith(f".{target}") and not entry.aliased
+    )
+    if not found:
+        return None
+    name, entry = found[0]
+    return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content, name)
+
+
+def keep_colons(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Keep napoleon from taking what stands before a colon for an attribute's type."""
+    if what in ("attribute", "property"):
+        lines.insert(0, "\\")  # shows as nothing
+
+
+def setup(app: Sphinx) -> None:
+    """Register the functions above."""
+    app.connect("missing-reference", resolve_short_name)
+    app.connect("autodoc-process-docstring", keep_colons, priority=400)
