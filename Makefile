@@ -6,7 +6,7 @@
 PYTHON ?= python3
 HATCH = .venv/bin/hatch
 
-.PHONY: demo test lint types docs build check clean
+.PHONY: demo test lint types docs build check autobahn clean
 
 demo: $(HATCH)
 	$(HATCH) run demo
@@ -25,6 +25,10 @@ docs: $(HATCH)
 
 build: $(HATCH)
 	$(HATCH) build --all --clean
+
+# The whole Autobahn test suite, a quarter of an hour.
+autobahn: $(HATCH)
+	$(HATCH) run test:autobahn
 
 check: lint types docs test
 

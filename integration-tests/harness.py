@@ -256,12 +256,12 @@ class Server:
 
     def connect(self, path: str, **options: Any) -> Any:
         """Open a WebSocket with the client of the websockets library."""
-        return connect(self._ws(path), **self._ws_options(options))
+        return connect(self.ws_url(path), **self._ws_options(options))
 
     def sync_connect(self, path: str, **options: Any) -> Any:
-        return sync_connect(self._ws(path), **self._ws_options(options))
+        return sync_connect(self.ws_url(path), **self._ws_options(options))
 
-    def _ws(self, path: str) -> str:
+    def ws_url(self, path: str) -> str:
         return f"{'wss' if self.tls else 'ws'}://127.0.0.1:{self.port}{path}"
 
     def _ws_options(self, options: dict[str, Any]) -> dict[str, Any]:

@@ -231,6 +231,14 @@ async def echo_autobahn(ws):
         await ws.send(message)
 
 
+@view_config(
+    route_name="echo_plain", mapper=WebsocketMapper, max_message_size=2**24, ping_interval=0
+)
+async def echo_plain(ws):
+    async for message in ws:
+        await ws.send(message)
+
+
 @view_config(route_name="json", mapper=WebsocketMapper)
 async def echo_json(ws):
     while not ws.closed:
@@ -408,8 +416,8 @@ def record_ended(event: WebsocketEnded) -> None:
 ROUTES = (
     "up state sleep generator threaded environ echo_body form count_body count_body_async "
     "stream stream_threaded stream_fails file error value_error hints status page echo "
-    "echo_deflate echo_autobahn json recorder context secret constructor subprotocols attr "
-    "callbacks slow_reader go_on"
+    "echo_deflate echo_plain echo_autobahn json recorder context secret constructor subprotocols "
+    "attr callbacks slow_reader go_on"
 )
 
 

@@ -225,6 +225,10 @@ class WebsocketConnection:
         if len(self._messages) >= self._max_queue:
             self.protocol.pause_reading()
 
+    def has_messages(self) -> bool:
+        """Tell whether messages wait to be received."""
+        return bool(self._messages)
+
     def closing(self) -> None:
         """Learn that the connection is closing; called once."""
         if self._receiver is not None and not self._receiver.done():

@@ -43,6 +43,8 @@ TEXT = 0x80 | Opcode.TEXT
 BINARY = 0x80 | Opcode.BINARY
 MASKED = 0x80
 CONTROL = 0x08
+RESERVED = 0x70
+COMPRESSED = 0x40
 
 # Sends of one loop iteration are joined up to this size.
 FLUSH_SIZE = 65536
@@ -76,10 +78,13 @@ class WebsocketProtocol(asyncio.Protocol):
         self.connection = connection
         self.options = options
         self.loop = asyncio.get_running_loop()
-        # Compressed, a message may be a little larger than it is.
         self.max_frame_size = options.max_message_size
+        self.short = min(125, options.max_message_size)
+        self.not_data = RESERVED | CONTROL
         if extensions:
+            # Compressed, a message may be a little larger than it is.
             self.max_frame_size += 64 + options.max_message_size // 16
+            self.not_data &= ~COMPRESSED
         self.judge = Protocol(SERVER, state=OPEN, max_size=self.max_frame_size, logger=logger)
         self.judge.extensions = extensions
         self.transport: Any = None
@@ -88,6 +93,8 @@ class WebsocketProtocol(asyncio.Protocol):
         self.buffer: bytes | bytearray = b""
         self.needed = 2  # size that the buffer must have to hold the next frame
         self.reading = True
+        self.giving_way = False  # the view answers before the next frame is judged
+        self.gave_way = False  # it has had its turn
         self.fragments: io.StringIO | io.BytesIO | None = None
         self.fragments_size = 0
         self.decoder: codecs.IncrementalDecoder | None = None
@@ -129,15 +136,17 @@ class WebsocketProtocol(asyncio.Protocol):
             if isinstance(self.buffer, bytes):
                 self.buffer = bytearray(self.buffer)
             self.buffer += data
-            if len(self.buffer) < self.needed or not self.reading:
+            if len(self.buffer) < self.needed or not self.reading or self.giving_way:
                 return
             data = bytes(self.buffer)
         self._parse(data)
 
     def eof_received(self) -> None:
         """Let the transport close: a half-open WebSocket is of no use."""
+        self._go_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._go_on()
         self.lost = True
         self._stop_timers()
         self._closed()
@@ -182,39 +191,42 @@ class WebsocketProtocol(asyncio.Protocol):
         position = 0
         needed = 2
         while self.reading:
-            # Both bytes of the header, and the length with its extra bytes.
             if size - position < 2:
-                needed = 2
                 break
             first, second = data[position], data[position + 1]
-            length = second & 0x7F
+            plain = first in (TEXT, BINARY) and judge.current_size is None and self.open
             mask = position + 2
-            if length > 125:
-                extra = 2 if length == 126 else 8
-                mask += extra
-                if size < mask:
-                    needed = mask - position
+            length = second - MASKED
+            # Most frames are short, plain and masked: no need to look closer.
+            if not plain or not 0 <= length <= self.short:
+                length &= 0x7F
+                if length > 125:
+                    mask += 2 if length == 126 else 8
+                    if size < mask:
+                        needed = mask - position
+                        break
+                    length = int.from_bytes(data[position + 2 : mask], "big")
+                if connection.has_messages() and not (self.gave_way or self._is_data(first)):
+                    self._give_way()
                     break
-                length = int.from_bytes(data[position + 2 : mask], "big")
-            if not self._header_is_legal(first, second, length):
-                break
+                if not self._header_is_legal(first, second, length):
+                    break
             end = mask + 4 + length
             if size < end:
                 needed = end - position
                 break
-            if first in (TEXT, BINARY) and judge.current_size is None and self.open:
+            if plain:
                 payload = apply_mask(data[mask + 4 : end], data[mask : mask + 4])
-                if first == TEXT:
-                    try:
-                        connection.deliver(str(payload, "utf-8"))
-                    except UnicodeDecodeError as exc:
-                        self._fail_utf8(exc)
-                        break
-                else:
-                    connection.deliver(payload)
+                try:
+                    message = payload if first == BINARY else str(payload, "utf-8")
+                except UnicodeDecodeError as exc:
+                    self._fail_utf8(exc)
+                    break
                 self.messages_received += 1
+                connection.deliver(message)
             else:
                 self._judge(first, data[position:end])
+                self.gave_way = False
             position = end
         if judge.eof_sent or self.lost:
             self.buffer = b""
@@ -222,12 +234,36 @@ class WebsocketProtocol(asyncio.Protocol):
             self.buffer = data[position:]
         self.needed = needed
 
+    def _give_way(self) -> None:
+        """
+        Let the view answer its messages before the frame behind them is judged.
+
+        A client may send a question and a close frame in one go, or break the
+        rules after having kept them.
+        """
+        self.giving_way = self.gave_way = True
+        self.loop.call_soon(self._go_on)
+
+    def _is_data(self, first: int) -> bool:
+        """Tell whether a frame is a data frame that is in order, as its first byte goes."""
+        continues = first & 0x0F == Opcode.CONT
+        return (
+            first & self.not_data == 0
+            and first & 0x0F < 3
+            and (continues is (self.judge.current_size is not None))
+        )
+
+    def _go_on(self) -> None:
+        if self.giving_way:
+            self.giving_way = False
+            self._parse(bytes(self.buffer))
+
     def _header_is_legal(self, first: int, second: int, length: int) -> bool:
         """Check what can be known before the payload has arrived; else fail."""
         if self.judge.eof_sent:
             return False  # nothing is of interest any more (section 7.1.7)
         form = second & 0x7F
-        if not second & MASKED:
+        if second < MASKED:
             return self.fail(CloseCode.PROTOCOL_ERROR, "client frames must be masked")
         if (form == 126 and length < 126) or (form == 127 and length < 65536):
             return self.fail(CloseCode.PROTOCOL_ERROR, "length is not in its shortest form")
