@@ -6,9 +6,12 @@ import warnings
 
 import pytest
 import uvloop
+from pyramid.config import Configurator
+from pyramid.request import Request
 from pyramid.threadlocal import manager
 
 from aiopyramid import threadlocal
+from aiopyramid.bridge import spawn_greenlet
 
 
 def pytest_configure(config):
@@ -39,3 +42,28 @@ def no_warnings():
         yield
         gc.collect()
     assert [str(warning.message) for warning in caught] == []
+
+
+@pytest.fixture
+def config():
+    """A Configurator that is set up as applications are."""
+    config = Configurator()
+    config.include("aiopyramid")
+    return config
+
+
+@pytest.fixture
+def fetch():
+    """Call a WSGI application in a greenlet, as servers do, and read its whole answer."""
+
+    async def fetch(app, path="/", **kwargs):
+        request = Request.blank(path, **kwargs)
+
+        def call():
+            response = request.get_response(app)
+            assert isinstance(response.body, bytes)  # read and closed here
+            return response
+
+        return await spawn_greenlet(call)
+
+    return fetch

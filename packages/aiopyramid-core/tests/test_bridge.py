@@ -3,7 +3,7 @@ import contextlib
 import gc
 import random
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextvars import ContextVar
 
 import greenlet
@@ -523,8 +523,10 @@ async def test_a_coroutine_begun_in_one_greenlet_is_continued_in_another():
     future, two = await spawn_greenlet(stepping)
     second.set()
     await future
-    assert await coroutine == 4
-    assert greenlets == [one, two, greenlet.getcurrent()]
+    result, three = await spawn_greenlet(lambda: (run_coroutine(coroutine), greenlet.getcurrent()))
+    assert result == 4
+    assert greenlets == [one, two, three]
+    assert len({one, two, three}) == 3
 
 
 # Threads
@@ -837,30 +839,47 @@ async def test_each_cancellation_interrupts_the_thread_once():
 
 async def test_a_timeout_around_a_thread_interrupts_it():
     steps = []
+    started = asyncio.Event()
 
     def plain():
         try:
-            await_(forever())
+            await_(forever(started))
         except asyncio.CancelledError:
             steps.append("cancelled")
             raise
 
-    started = asyncio.Event()
+    async def expire(timeout):
+        await started.wait()
+        timeout.reschedule(0)
+
+    async def caller():
+        async with asyncio.timeout(None) as timeout, asyncio.TaskGroup() as group:
+            group.create_task(expire(timeout))
+            await use_executor(plain)()
+
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(None) as timeout:
-
-            async def expire():
-                await started.wait()
-                timeout.reschedule(0)
-
-            task = asyncio.create_task(expire())
-            await use_executor(lambda: (await_(rounds()), await_(begin(started)), plain()))()
-    await task
+        await caller()
     assert steps == ["cancelled"]
 
 
-async def begin(event):
-    event.set()
+def test_an_interruption_just_after_the_result_arrived_meets_the_next_wait():
+    call = bridge.ThreadCall()
+
+    class Interrupted(Future):
+        def result(self, timeout=None):
+            call.interrupt()  # as the loop's thread does, before this thread goes on
+            return super().result(timeout)
+
+    class Next(Future):
+        def result(self, timeout=None):
+            assert self.cancelled(), "the interruption was lost"
+            return super().result(timeout)
+
+    future = Interrupted()
+    future.set_result("value")
+    assert call.wait(future) == "value"
+    with pytest.raises(CancelledError):
+        call.wait(Next())
 
 
 async def test_cancelling_plain_code_that_waits_for_a_thread_reaches_the_thread():
@@ -1163,15 +1182,18 @@ async def test_a_coroutine_collected_in_another_thread_ends_its_plain_code(no_wa
 
 
 async def test_finished_greenlets_are_not_kept():
-    gc.collect()
-    before = sum(isinstance(thing, bridge.Child) for thing in gc.get_objects())
-    await asyncio.gather(
-        *(spawn_greenlet(lambda: await_(double(1))) for _ in range(20)),
-        *(spawn_greenlet(lambda: await_(fail())) for _ in range(20)),
-        return_exceptions=True,
-    )
-    gc.collect()
-    assert sum(isinstance(thing, bridge.Child) for thing in gc.get_objects()) == before
+    def count():
+        gc.collect()
+        return sum(isinstance(thing, bridge.Child) for thing in gc.get_objects())
+
+    before = count()
+    for _ in range(20):
+        await spawn_greenlet(lambda: await_(double(1)))
+        with pytest.raises(Oops):
+            await spawn_greenlet(lambda: await_(fail()))
+        with pytest.raises(Oops):
+            await spawn_greenlet(lambda: run_coroutine(fail()))
+    assert count() == before
 
 
 # Coroutines stepped in the greenlet

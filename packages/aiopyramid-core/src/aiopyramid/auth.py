@@ -12,7 +12,12 @@ from pyramid.interfaces import IAuthenticationPolicy, ISecurityPolicy
 from zope.interface import implementer
 
 from . import bridge
-from .helpers import is_coroutine_function, spawn_greenlet_on_scope_error, synchronize
+from .helpers import (
+    as_coroutine_function,
+    is_coroutine_function,
+    spawn_greenlet_on_scope_error,
+    synchronize,
+)
 
 __all__ = [
     "CoroutineAuthenticationPolicyProxy",
@@ -41,6 +46,8 @@ class CoroutineSecurityPolicy:
         self.policy = policy
 
     def __getattr__(self, name: str) -> Any:
+        if name == "policy":  # a copy that is not complete yet
+            raise AttributeError(name)
         return _waiting(getattr(self.policy, name))
 
     def identity(self, request: Any) -> Any:
@@ -106,6 +113,7 @@ def _waiting(method: Any) -> Any:
     # a synchronized coroutine would refuse to wait.
     if not is_coroutine_function(method):
         return method
+    as_coroutine_function(method)
     return lambda *args, **kwargs: bridge.run_coroutine(method(*args, **kwargs))
 
 

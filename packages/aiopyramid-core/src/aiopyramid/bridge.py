@@ -104,7 +104,9 @@ thread_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
 set by a server whose requests run in threads."""
 
 _loop: contextvars.ContextVar[asyncio.AbstractEventLoop] = contextvars.ContextVar("loop")
-_thread_call: contextvars.ContextVar[ThreadCall] = contextvars.ContextVar("thread_call")
+_thread_call: contextvars.ContextVar[ThreadCall | None] = contextvars.ContextVar(
+    "thread_call", default=None
+)
 _loops: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 
 
@@ -155,8 +157,7 @@ async def spawn_greenlet(func: Callable[P, T], *args: P.args, **kwargs: P.kwargs
                 value = await result
             except GeneratorExit:
                 # This coroutine is being closed and may not await any more,
-                # so neither may the child while its `finally` blocks run.
-                child.driver = None
+                # and neither may the child, which `_end` ends.
                 raise
             except BaseException as exc:
                 _adopt(child)
@@ -206,8 +207,11 @@ def await_(awaitable: Awaitable[T]) -> T:
     """
     current = greenlet.getcurrent()
     if isinstance(current, Child):
-        if current.driver is not None:
-            return current.driver.switch(awaitable)  # type: ignore[no-any-return]
+        driver = current.driver
+        if driver is not None:
+            # A reference from its own frame would keep a forgotten greenlet alive.
+            del current
+            return driver.switch(awaitable)  # type: ignore[no-any-return]
     elif _running_loop() is None:
         return _wait_in_thread(awaitable)
     elif _loop_is_parent_of(current):
@@ -251,31 +255,39 @@ def run_coroutine(coroutine: Awaitable[T]) -> T:
     """
     current = greenlet.getcurrent()
     if isinstance(current, Child) and current.driver is not None:
-        return _step(current, coroutine)
+        del current  # as in `await_`
+        return _step(coroutine)
     if not can_wait():
         raise _refuse(coroutine)
     stepped: Coroutine[Any, Any, T] = spawn_greenlet(run_coroutine, coroutine)
     return await_(stepped)
 
 
-def _step(child: Child, awaitable: Awaitable[T]) -> T:
+def _step(awaitable: Awaitable[T]) -> T:
     steps: Any = awaitable if hasattr(awaitable, "send") else awaitable.__await__()
-    outer = child.in_coroutine
+    outer = _mark_in_coroutine(True)
     exception: BaseException | None = None
     while True:
-        child.in_coroutine = True
+        _mark_in_coroutine(True)
         try:
             future = steps.send(None) if exception is None else steps.throw(exception)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
         finally:
-            child.in_coroutine = outer
+            _mark_in_coroutine(outer)
         try:
             await_(_suspend(future))
         except BaseException as exc:
             exception = exc
         else:
             exception = None
+
+
+def _mark_in_coroutine(value: bool) -> bool:
+    child = greenlet.getcurrent()
+    assert isinstance(child, Child)
+    before, child.in_coroutine = child.in_coroutine, value
+    return before
 
 
 @types.coroutine
@@ -347,10 +359,9 @@ class ThreadCall:
     def interrupt(self) -> None:
         """On the loop: cancel what the thread waits for, now or next."""
         with self.lock:
-            if self.waiting_for is None:
+            # A future that is done cannot be cancelled: then the next one is.
+            if self.waiting_for is None or not self.waiting_for.cancel():
                 self.interrupted = True
-            else:
-                self.waiting_for.cancel()
 
 
 def _wait_in_thread(awaitable: Awaitable[T]) -> T:
@@ -364,7 +375,7 @@ def _wait_in_thread(awaitable: Awaitable[T]) -> T:
     except RuntimeError:  # the loop was closed just now
         coroutine.close()
         raise _refuse(awaitable) from None
-    call = _thread_call.get(None)
+    call = _thread_call.get()
     try:
         return future.result() if call is None else call.wait(future)
     except concurrent.futures.CancelledError:
@@ -375,6 +386,8 @@ def _wait_in_thread(awaitable: Awaitable[T]) -> T:
 
 
 async def _as_coroutine(awaitable: Awaitable[T]) -> T:
+    # What runs below is no part of the thread's call, and not to be interrupted.
+    _thread_call.set(None)
     return await awaitable
 
 

@@ -39,7 +39,10 @@ class AsyncioMapperBase(DefaultViewMapper):  # type: ignore[misc]
     def is_coroutine_view(self, view: Any) -> bool:
         """Tell whether the callable that ``view`` and ``attr`` stand for is a coroutine."""
         function = self._function(view)
-        if inspect.isasyncgenfunction(function):
+        if any(
+            inspect.isasyncgenfunction(candidate)
+            for candidate in (inspect.unwrap(function), getattr(type(function), "__call__", None))
+        ):
             raise ConfigurationError(
                 f"{view!r} is an asynchronous generator function, which is no view; "
                 "return Response(app_iter=...) with the generator instead"
@@ -64,7 +67,10 @@ class AsyncioMapperBase(DefaultViewMapper):  # type: ignore[misc]
 
         @_like(mapped)
         def coroutine_view(context: Any, request: Any) -> Any:
-            result = bridge.run_coroutine(mapped(context, request))
+            result = mapped(context, request)
+            # A decorator around the coroutine may have answered itself.
+            if inspect.isawaitable(result):
+                result = bridge.run_coroutine(result)
             return _stream(result, lambda app_iter: app_iter)
 
         return coroutine_view

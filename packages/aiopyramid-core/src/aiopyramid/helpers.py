@@ -61,11 +61,13 @@ def as_coroutine_function(func: Callable[P, Any]) -> Callable[P, Any]:
 
 
 def _coroutine_function_in(func: Any) -> Any:
-    while func is not None and not hasattr(func, "__aiopyramid_synchronized__"):
-        if inspect.iscoroutinefunction(func) or inspect.isgeneratorfunction(func):
-            return getattr(func, "__func__", func)
+    while func is not None:
         if isinstance(func, functools.partial):
             func = func.func
+        elif inspect.iscoroutinefunction(func) or inspect.isgeneratorfunction(func):
+            return getattr(func, "__func__", func)
+        elif getattr(func, "__aiopyramid_synchronized__", False):
+            return None
         elif hasattr(func, "__wrapped__"):
             func = func.__wrapped__
         elif inspect.isroutine(func) or inspect.isclass(func):
@@ -137,7 +139,7 @@ def spawn_greenlet_on_scope_error(func: Callable[P, T]) -> Callable[P, T | Corou
 
     @functools.wraps(func)
     def result_or_coroutine(*args: P.args, **kwargs: P.kwargs) -> T | Coroutine[Any, Any, T]:
-        if bridge.can_wait():
+        if bridge.can_wait() or bridge.in_worker_thread():
             return func(*args, **kwargs)
         return spawn_greenlet(func, *args, **kwargs)
 

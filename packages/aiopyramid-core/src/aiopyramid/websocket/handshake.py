@@ -171,9 +171,9 @@ def _judge(judge: ServerProtocol, request: Any) -> tuple[str, str | None, str | 
         value = request.headers.get(name)
         if value is not None:
             headers[name] = value
-    handshake = Request(
-        request.path_qs, headers, request.method, request.environ["SERVER_PROTOCOL"]
-    )
+    # A plain request is told to upgrade, whatever its version of HTTP.
+    http = request.environ["SERVER_PROTOCOL"] if is_upgrade(request) else "HTTP/1.1"
+    handshake = Request(request.path_qs, headers, request.method, http)
     # RFC 6455 section 4.4: another version is answered with the one we speak.
     version = headers.get("Sec-WebSocket-Version", VERSION)
     try:

@@ -52,8 +52,10 @@ def parse_origin(text: str) -> Origin:
     except ValueError as exc:
         raise OriginError(str(exc)) from None
     scheme, host = parts.scheme.lower(), parts.hostname
-    if not scheme or not host or not HOST.fullmatch(host):
+    if not scheme or not host:
         raise OriginError("no scheme and host")
+    if not HOST.fullmatch(host):
+        raise OriginError(f"{host!r} is no host name")
     if parts.path or parts.query or parts.fragment or parts.username is not None:
         raise OriginError("more than scheme, host and port")
     return Origin(scheme, host, PORTS.get(scheme) if port is None else port)
@@ -64,7 +66,8 @@ def parse_allowed(text: str) -> Origin | None:
     Read an entry of the option ``origins``.
 
     Returns:
-        The origin; ``None`` for the special entries ``*`` and ``null``.
+        The origin; ``None`` for the special entries ``*`` and ``null``. Its host
+        may begin with ``*.``, for all hosts below.
 
     Raises:
         OriginError: If it is neither.
@@ -73,10 +76,7 @@ def parse_allowed(text: str) -> Origin | None:
         raise OriginError(f"{text!r} is no text")
     if text in ("*", "null"):
         return None
-    origin = parse_origin(text)
-    if "*" in origin.host.removeprefix("*."):
-        raise OriginError("* may only stand for the first part of a host name")
-    return origin
+    return parse_origin(text)
 
 
 def parse_trusted(text: str, scheme: str) -> Origin:
@@ -113,11 +113,11 @@ def is_allowed(text: str, own: Origin, allowed: Iterable[str], trusted: Iterable
         allowed: The option ``origins``.
         trusted: The setting ``pyramid.csrf_trusted_origins``.
     """
-    allowed = tuple(allowed)
+    allowed, trusted = tuple(allowed), tuple(trusted)
     if "*" in allowed:
         return True
     if text == "null":
-        return "null" in allowed
+        return "null" in allowed or "null" in trusted
     try:
         origin = parse_origin(text)
     except OriginError:
@@ -130,7 +130,10 @@ def is_allowed(text: str, own: Origin, allowed: Iterable[str], trusted: Iterable
 
 
 def _is_trusted(entry: str, origin: Origin, scheme: str | None) -> bool:
-    trusted = parse_trusted(entry.lstrip("."), scheme or "")
+    try:
+        trusted = parse_trusted(entry.lstrip("."), scheme or "")
+    except OriginError:
+        return False  # Pyramid's own setting, and it does not check it either
     if entry.startswith("."):
         below = trusted._replace(host=f"*.{trusted.host}")
         return trusted.matches(origin) or below.matches(origin)
