@@ -358,7 +358,7 @@ async def test_a_thousand_connections_leave_nothing_behind(server: Server):
     before = eventually(settled, "all have closed")
     for _ in range(20):
         await asyncio.gather(*(once(n) for n in range(50)))
-    after = eventually(settled, "all have closed")
+    eventually(settled, "all have closed")
     eventually(lambda: settled()["tasks"] <= before["tasks"], "no task is left")
-    assert eventually(settled, "all have closed")["fds"] <= before["fds"]
-    assert after["threads"] <= before["threads"] + 1
+    eventually(lambda: settled()["fds"] <= before["fds"], "no descriptor is left")
+    assert settled()["threads"] <= before["threads"] + 1

@@ -41,7 +41,7 @@ class AsyncioMapperBase(DefaultViewMapper):  # type: ignore[misc]
         function = self._function(view)
         if any(
             inspect.isasyncgenfunction(candidate)
-            for candidate in (inspect.unwrap(function), getattr(type(function), "__call__", None))
+            for candidate in (inspect.unwrap(function), getattr(type(function), "__call__", None))  # noqa: B004
         ):
             raise ConfigurationError(
                 f"{view!r} is an asynchronous generator function, which is no view; "

@@ -178,6 +178,10 @@ class HTTPProtocol(gunicorn_protocol.ASGIProtocol):  # type: ignore[misc]
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_first_request()
         super().connection_lost(exc)
+        if self._awaiting_request:
+            # gunicorn would let its task wait for the next request until
+            # asgi_disconnect_grace_period is over.
+            self._request_ready.set()
 
     def has_left(self) -> bool:
         """Tell whether the client's connection is gone."""
