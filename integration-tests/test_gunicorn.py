@@ -6,6 +6,7 @@ import concurrent.futures
 import json
 import re
 import signal
+import subprocess
 import sys
 import textwrap
 
@@ -250,3 +251,14 @@ def test_another_worker_class_answers_501_to_a_websocket(launch):
     with pytest.raises(Exception, match="501"), server.sync_connect("/echo"):
         pass
     assert "use gunicorn -k aiopyramid.gunicorn.worker.AsyncGunicornWorker" in server.log
+
+
+def test_a_gunicorn_that_lacks_what_is_used_is_named():
+    code = """
+import gunicorn.asgi.protocol as protocol
+del protocol.ASGIProtocol._will_close
+import aiopyramid.gunicorn.worker
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert re.search(r"ImportError: gunicorn [\d.]+ has no ASGIProtocol._will_close", result.stderr)

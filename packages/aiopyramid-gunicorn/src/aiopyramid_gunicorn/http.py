@@ -1,11 +1,10 @@
 """
 gunicorn's asynchronous HTTP protocol, with a WSGI call inside.
 
-Everything of gunicorn that is used here and in `worker` and that gunicorn does
-not document as API is named in `REQUIRED`, and checked when the worker class is
-loaded. gunicorn parses, frames, limits, logs and keeps alive; what it takes for
-an ASGI scope is a `Scope` of ours, and what it takes for an ASGI application is
-`serve`.
+Everything of gunicorn that this package uses and that gunicorn does not document
+as API is named in `REQUIRED`, and checked when the worker class is loaded.
+gunicorn parses, frames, limits, logs and keeps alive; what it takes for an ASGI
+scope is a `Scope` of ours, and what it takes for an ASGI application is `serve`.
 """
 
 from __future__ import annotations
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import gunicorn
 from gunicorn import SERVER, util
 from gunicorn.asgi import protocol as gunicorn_protocol
+from gunicorn.http import errors as gunicorn_errors
+from gunicorn.http import message as gunicorn_message
 from gunicorn.http import wsgi as gunicorn_wsgi
 from gunicorn.workers import gasgi
 from websockets.frames import CloseCode
@@ -55,6 +56,8 @@ REQUIRED = {
         "handle_exit_signal",
         "handle_quit_signal",
     ),
+    gunicorn_errors: ("InvalidResponseHeader", "InvalidResponseHeaderName"),
+    gunicorn_message: ("TOKEN_RE",),
     gunicorn_wsgi: ("FileWrapper", "HEADER_VALUE_RE", "STATUS_RE", "create"),
 }
 
@@ -178,7 +181,7 @@ class HTTPProtocol(gunicorn_protocol.ASGIProtocol):  # type: ignore[misc]
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_first_request()
         super().connection_lost(exc)
-        if self._awaiting_request:
+        if self._current_request is None and self._request_ready is not None:
             # gunicorn would let its task wait for the next request until
             # asgi_disconnect_grace_period is over.
             self._request_ready.set()

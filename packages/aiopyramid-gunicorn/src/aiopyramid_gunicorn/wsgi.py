@@ -15,9 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from gunicorn import SERVER, util
-from gunicorn.http.errors import InvalidResponseHeader, InvalidResponseHeaderName
-from gunicorn.http.message import TOKEN_RE
-from gunicorn.http.wsgi import HEADER_VALUE_RE, STATUS_RE, FileWrapper
+from gunicorn.http import errors, message, wsgi
 
 from aiopyramid.bridge import await_, run_coroutine, run_in_executor, spawn_greenlet
 from aiopyramid.websocket.upgrade import KEY, Upgrade
@@ -52,7 +50,7 @@ class Status(int):
         """
         if not isinstance(text, str):
             raise TypeError(f"{text!r} is not a string")
-        if not STATUS_RE.fullmatch(text):
+        if not wsgi.STATUS_RE.fullmatch(text):
             raise ValueError(f"Invalid status {text!r}")
         status = cls(text[:3])
         status.reason = text[4:]
@@ -80,11 +78,11 @@ class RequestBody(io.RawIOBase):
             OSError: If the client left, or sent nothing for gunicorn's ``timeout``.
         """
         while not self.rest and not self.complete:
-            message = await_(self.receive())
-            if message["type"] == "http.disconnect":
+            event = await_(self.receive())
+            if event["type"] == "http.disconnect":
                 raise OSError("the client did not send the whole request body")
-            self.rest = memoryview(message["body"])
-            self.complete = not message["more_body"]
+            self.rest = memoryview(event["body"])
+            self.complete = not event["more_body"]
         size = min(len(buffer), len(self.rest))
         buffer[:size] = self.rest[:size]
         self.rest = self.rest[size:]
@@ -131,7 +129,7 @@ class Call:
     def _run(self) -> None:
         app_iter = self.app(self.environ, self.start_response)
         try:
-            if isinstance(app_iter, FileWrapper):
+            if isinstance(app_iter, wsgi.FileWrapper):
                 self._send_file(app_iter)
             elif isinstance(app_iter, list | tuple):
                 self._send_list(app_iter)
@@ -178,10 +176,10 @@ class Call:
         for name, value in headers:
             if not isinstance(name, str) or not isinstance(value, str):
                 raise TypeError(f"{name!r}: {value!r} is not a header of two strings")
-            if not TOKEN_RE.fullmatch(name):
-                raise InvalidResponseHeaderName(repr(name))
-            if not HEADER_VALUE_RE.fullmatch(value):
-                raise InvalidResponseHeader(repr(name))
+            if not message.TOKEN_RE.fullmatch(name):
+                raise errors.InvalidResponseHeaderName(repr(name))
+            if not wsgi.HEADER_VALUE_RE.fullmatch(value):
+                raise errors.InvalidResponseHeader(repr(name))
             # Hop-by-hop headers are the server's, but for those of a handshake
             # and of its refusal (RFC 9110 section 7.8).
             if upgrade or not util.is_hoppish(name):
@@ -201,7 +199,7 @@ class Call:
                 await_(asyncio.sleep(0))
         self._send_body(b"", more=False)
 
-    def _send_file(self, file: FileWrapper) -> None:
+    def _send_file(self, file: wsgi.FileWrapper) -> None:
         # Reading may wait for the disk, so it is a thread's work.
         def read() -> Awaitable[bytes]:
             return run_in_executor(None, file.filelike.read, max(file.blksize, BODY_BUFFER))
@@ -220,8 +218,8 @@ class Call:
             )
         self._send({"type": "http.response.body", "body": data, "more_body": more})
 
-    def _send(self, message: dict[str, Any]) -> None:
-        run_coroutine(self.send(message))
+    def _send(self, event: dict[str, Any]) -> None:
+        run_coroutine(self.send(event))
         if self.has_left():
             raise ClientLeft
 
