@@ -62,14 +62,16 @@ class RawWebsocket:
     def __init__(self, sock: socket.socket, path: str, headers: dict[str, str]) -> None:
         self.socket = sock
         self.rest = b""
-        head = HANDSHAKE | {name.replace("_", "-"): value for name, value in headers.items()}
+        changed = {name.replace("_", "-"): value for name, value in headers.items()}
+        head = {"Host": "x"} | HANDSHAKE | changed
         lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
-        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode())
+        sock.sendall(f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode())
         while b"\r\n\r\n" not in self.rest:
             data = sock.recv(65536)
             assert data, self.rest
             self.rest += data
         self.head, self.rest = self.rest.split(b"\r\n\r\n", 1)
+        self.status = int(self.head.split()[1])
 
     def __enter__(self) -> RawWebsocket:
         return self

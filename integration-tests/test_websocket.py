@@ -10,6 +10,7 @@ import struct
 import httpx
 import pytest
 from harness import HANDSHAKE, Server, eventually
+from test_http import memory
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Close
 
@@ -167,6 +168,69 @@ def test_the_own_origin_is_accepted(server: Server):
     with server.sync_connect("/echo", origin=server.url) as ws:
         ws.send("same origin")
         assert ws.recv() == "same origin"
+
+
+ORIGINS = {
+    "aiopyramid.websocket.origins": "https://a.example\nhttps://*.b.example:8443 null",
+    "pyramid.csrf_trusted_origins": "c.example .d.example",
+}
+
+
+@pytest.mark.parametrize(
+    ("origin", "accepted"),
+    [
+        ("http://x", True),
+        ("https://x", False),
+        ("http://x:81", False),
+        ("https://a.example", True),
+        ("http://a.example", False),
+        ("https://a.example:444", False),
+        ("https://www.a.example", False),
+        ("https://deep.www.b.example:8443", True),
+        ("https://b.example:8443", False),
+        ("https://evilb.example:8443", False),
+        ("http://c.example", True),
+        ("http://d.example", True),
+        ("http://www.d.example", True),
+        ("http://evil.example/?http://x", False),
+        ("null", True),
+    ],
+)
+def test_origins_are_those_of_the_settings(origins_server, origin: str, accepted: bool):
+    with origins_server.raw_websocket("/echo", Origin=origin) as ws:
+        assert ws.status == (101 if accepted else 403)
+
+
+@pytest.fixture(scope="module")
+def origins_server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("origins") / "server.log")
+    server.launch(settings=ORIGINS)
+    server.wait_until_up()
+    yield server
+    server.stop()
+
+
+@pytest.mark.parametrize(
+    ("origin", "accepted"),
+    [
+        ("https://www.example.com", True),
+        ("https://www.example.com:443", True),
+        ("http://www.example.com", False),
+        ("https://www.example.com:8443", False),
+    ],
+)
+def test_behind_a_proxy_the_origin_is_compared_with_what_it_forwards(
+    server: Server, origin: str, accepted: bool
+):
+    forwarded = {"Host": "www.example.com", "X_Forwarded_Proto": "https"}
+    with server.raw_websocket("/echo", Origin=origin, **forwarded) as ws:
+        assert ws.status == (101 if accepted else 403)
+
+
+def test_all_origins_can_be_allowed(launch):
+    server = launch(settings={"aiopyramid.websocket.origins": "*"})
+    with server.raw_websocket("/echo", Origin="http://anything.example") as ws:
+        assert ws.status == 101
 
 
 @pytest.mark.parametrize("query", ["constructor", "hook"])
@@ -333,7 +397,7 @@ def test_events_and_the_log_line_tell_the_end(server: Server):
     recorded(server, ["ended", 4000, "counted", 1, 1])
 
 
-async def test_a_thousand_connections_leave_nothing_behind(server: Server):
+async def test_five_thousand_connections_leave_nothing_behind(server: Server):
     async def once(n: int) -> None:
         with contextlib.suppress(ConnectionClosed):
             async with server.connect("/recorder") as ws:
@@ -354,11 +418,15 @@ async def test_a_thousand_connections_leave_nothing_behind(server: Server):
         counts = state["counts"]
         return state if counts["opened"] == counts["closed"] else None
 
-    await asyncio.gather(*(once(n) for n in range(4)))
-    before = eventually(settled, "all have closed")
-    for _ in range(20):
-        await asyncio.gather(*(once(n) for n in range(50)))
-    eventually(settled, "all have closed")
+    async def many(rounds: int) -> dict[str, int]:
+        for _ in range(rounds):
+            await asyncio.gather(*(once(n) for n in range(50)))
+        return eventually(settled, "all have closed")
+
+    before = await many(10)
+    memory_before = memory(before["pid"])
+    await many(100)
+    assert memory(before["pid"]) - memory_before < 5 * 2**20
     eventually(lambda: settled()["tasks"] <= before["tasks"], "no task is left")
     eventually(lambda: settled()["fds"] <= before["fds"], "no descriptor is left")
     assert settled()["threads"] <= before["threads"] + 1
