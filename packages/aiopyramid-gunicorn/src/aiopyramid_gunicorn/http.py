@@ -21,6 +21,8 @@ from gunicorn.http import wsgi as gunicorn_wsgi
 from gunicorn.workers import gasgi
 from websockets.frames import CloseCode
 
+from aiopyramid.websocket.upgrade import KEY, Upgrade
+
 from .wsgi import Call, Receive, Send, Status
 
 if TYPE_CHECKING:
@@ -120,10 +122,13 @@ class Scope:
 
 async def serve(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a request; gunicorn calls this as if it were an ASGI application."""
-    protocol = scope.protocol
+    protocol, upgrade = scope.protocol, Upgrade()
     call: Call | None = None
     try:
-        call = Call(protocol.worker.wsgi, scope.build_environ(), receive, send, protocol.has_left)
+        environ = scope.build_environ()
+        if protocol.can_become_websocket():
+            environ[KEY] = upgrade
+        call = Call(protocol.worker.wsgi, environ, receive, send, protocol.has_left)
         await call.run()
     except Exception:
         protocol.log.exception(
@@ -134,8 +139,8 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
             raise asyncio.CancelledError from None
         await _send_server_error(send)
     else:
-        if call.status == 101 and call.upgrade.session is not None:
-            protocol.become_websocket(call.upgrade.session)
+        if call.status == 101 and upgrade.session is not None:
+            protocol.become_websocket(upgrade.session)
 
 
 async def _send_server_error(send: Send) -> None:
@@ -240,6 +245,10 @@ class HTTPProtocol(gunicorn_protocol.ASGIProtocol):  # type: ignore[misc]
         # To gunicorn, a handshake is a request like any other: the application
         # decides about it, and it is logged and counted as others are.
         return False
+
+    def can_become_websocket(self) -> bool:
+        """Tell whether this connection speaks HTTP/1: not HTTP/2, nor uwsgi."""
+        return self._callback_parser is not None
 
     def become_websocket(self, session: Session) -> None:
         """Hand the connection over to a WebSocket; the 101 response is out."""

@@ -8,4 +8,4 @@ from aiopyramid.websocket.mapper import WebsocketMapperBase
 class WebsocketMapper(WebsocketMapperBase):
     """Maps WebSocket views for applications that run under gunicorn."""
 
-    server = "gunicorn -k aiopyramid.gunicorn.worker.AsyncGunicornWorker"
+    server = "gunicorn -k aiopyramid.gunicorn.worker.AsyncGunicornWorker, over HTTP/1.1"

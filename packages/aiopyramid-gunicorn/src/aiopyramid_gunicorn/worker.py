@@ -101,21 +101,14 @@ class AsyncGunicornWorker(ASGIWorker):  # type: ignore[misc]
         return CloseCode.GOING_AWAY if stops else CloseCode.SERVICE_RESTART
 
     async def _serve(self) -> None:
-        executor = self._make_executor()
-        try:
-            # Once here, so that all requests inherit what the bridge remembers.
-            await spawn_greenlet(bool)
-            await self._listen()
-            await self._beat()
-            await self._shutdown()
-        finally:
-            executor.shutdown(wait=False, cancel_futures=True)
-
-    def _make_executor(self) -> ThreadPoolExecutor:
         threads = self.cfg.threads if self.cfg.threads > 1 else None
-        executor = ThreadPoolExecutor(threads, thread_name_prefix="aiopyramid")
-        self.loop.set_default_executor(executor)
-        return executor
+        self.executor = ThreadPoolExecutor(threads, thread_name_prefix="aiopyramid")
+        self.loop.set_default_executor(self.executor)
+        # Once here, so that all requests inherit what the bridge remembers.
+        await spawn_greenlet(bool)
+        await self._listen()
+        await self._beat()
+        await self._shutdown()
 
     async def _listen(self) -> None:
         ssl = self._get_ssl_context()
@@ -145,3 +138,8 @@ class AsyncGunicornWorker(ASGIWorker):  # type: ignore[misc]
         sessions = asyncio.create_task(end_sessions(self.closing_code(), self.cfg.graceful_timeout))
         await super()._shutdown()
         await asyncio.wait([sessions], timeout=QUICK if self._quick_shutdown else None)
+
+    def _cleanup(self) -> None:
+        super()._cleanup()
+        # Cancelled tasks may still have needed threads.
+        self.executor.shutdown(wait=False, cancel_futures=True)

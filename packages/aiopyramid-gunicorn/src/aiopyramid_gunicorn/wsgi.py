@@ -18,7 +18,6 @@ from gunicorn import SERVER, util
 from gunicorn.http import errors, message, wsgi
 
 from aiopyramid.bridge import await_, run_coroutine, run_in_executor, spawn_greenlet
-from aiopyramid.websocket.upgrade import KEY, Upgrade
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
@@ -116,11 +115,12 @@ class Call:
         self.status: Status | None = None
         self.headers: list[tuple[str, str]] = []
         self.headers_sent = False
-        self.upgrade = Upgrade()
-        environ["wsgi.input"] = io.BufferedReader(RequestBody(receive), BODY_BUFFER)
+        environ["wsgi.input"] = (
+            io.BufferedReader(RequestBody(receive), BODY_BUFFER)
+            if _may_have_body(environ)
+            else io.BytesIO()
+        )
         environ["wsgi.early_hints"] = self.send_early_hints
-        if "HTTP_UPGRADE" in environ:
-            environ[KEY] = self.upgrade
 
     async def run(self) -> None:
         """Call the application and send its response."""
@@ -222,6 +222,14 @@ class Call:
         run_coroutine(self.send(event))
         if self.has_left():
             raise ClientLeft
+
+
+def _may_have_body(environ: WSGIEnvironment) -> bool:
+    return (
+        environ.get("CONTENT_LENGTH", "0") != "0"
+        or "HTTP_TRANSFER_ENCODING" in environ
+        or not environ["SERVER_PROTOCOL"].startswith("HTTP/1")
+    )
 
 
 def _checked_bytes(chunk: bytes) -> bytes:

@@ -171,6 +171,8 @@ def _judge(judge: ServerProtocol, request: Any) -> tuple[str, str | None, str | 
         value = request.headers.get(name)
         if value is not None:
             headers[name] = value
+    if is_upgrade(request) and (request.content_length or request.headers.get("Transfer-Encoding")):
+        raise HTTPBadRequest("a WebSocket handshake has no body")
     # A plain request is told to upgrade, whatever its version of HTTP.
     http = request.environ["SERVER_PROTOCOL"] if is_upgrade(request) else "HTTP/1.1"
     handshake = Request(request.path_qs, headers, request.method, http)
