@@ -126,7 +126,7 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
     call: Call | None = None
     try:
         environ = scope.build_environ()
-        if protocol.can_become_websocket():
+        if "HTTP_UPGRADE" in environ and protocol.can_become_websocket():
             environ[KEY] = upgrade
         call = Call(protocol.worker.wsgi, environ, receive, send, protocol.has_left)
         await call.run()
