@@ -165,8 +165,11 @@ class Server:
         settings: dict[str, Any] | None = None,
         command: list[str] | None = None,
         cwd: Path = HERE,
+        coverage: bool = True,
     ) -> None:
         env = dict(os.environ, AIOPYRAMID_TEST_SETTINGS=json.dumps(settings or {}))
+        if not coverage:
+            env.pop("COVERAGE_PROCESS_CONFIG", None)
         env["PYTHONWARNINGS"] = "default"
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
