@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import pytest
+from pyramid.config import Configurator
+from pyramid.exceptions import ConfigurationError
+
+from aiopyramid.websocket.mapper import WebsocketMapperBase
+from aiopyramid.websocket.options import WebsocketOptions
+from aiopyramid.websocket.view import WebsocketConnectionView
+
+
+class Mapper(WebsocketMapperBase):
+    server = "a test server"
+
+
+def plain(ws):
+    pass
+
+
+async def coroutine(ws):
+    pass
+
+
+class PlainCall:
+    def __init__(self, context, request):
+        pass
+
+    def __call__(self, ws):
+        pass
+
+    async def talk(self, ws):
+        pass
+
+
+def make_app(view, *, include=True, settings=None, **options):
+    with Configurator(settings=settings or {}) as config:
+        if include:
+            config.include("aiopyramid")
+        config.add_route("ws", "/ws")
+        config.add_view(view, route_name="ws", mapper=Mapper, **options)
+        return config.make_wsgi_app()
+
+
+@pytest.mark.parametrize("view", [plain, PlainCall, PlainCall(None, None)])
+def test_a_view_that_is_no_coroutine_is_refused(view):
+    with pytest.raises(ConfigurationError, match="must be a coroutine or generator function"):
+        make_app(view)
+
+
+def test_a_method_that_does_not_exist_is_refused():
+    with pytest.raises(ConfigurationError, match="must be a coroutine or generator function"):
+        make_app(PlainCall, attr="missing")
+
+
+@pytest.mark.parametrize("options", [{}, {"max_queue": 3, "origins": ["https://a.example"]}])
+def test_a_coroutine_is_accepted_with_its_options(options):
+    make_app(coroutine, **options)
+    make_app(PlainCall, attr="talk", **options)
+    make_app(WebsocketConnectionView, **options)
+
+
+def test_a_bad_option_of_a_view_is_named():
+    with pytest.raises(ConfigurationError, match="max_queue = 0 is not allowed"):
+        make_app(coroutine, max_queue=0)
+
+
+def test_a_bad_setting_is_named_when_the_application_is_made():
+    with pytest.raises(ConfigurationError, match=r"aiopyramid\.websocket\.max_queue = '0'"):
+        make_app(coroutine, settings={"aiopyramid.websocket.max_queue": "0"})
+
+
+def test_without_the_include_settings_count_as_well():
+    app = make_app(coroutine, include=False, settings={"aiopyramid.websocket.max_queue": "5"})
+    from aiopyramid.websocket.mapper import options_of
+
+    assert options_of(app.registry) == WebsocketOptions(max_queue=5)
+
+
+@pytest.mark.parametrize("value", ["yes", 1])
+def test_the_predicate_takes_true_or_false(value):
+    with pytest.raises(ConfigurationError, match=r"websocket = .* must be True or False"):
+        make_app(coroutine, websocket=value)
+
+
+def test_the_predicates_of_page_and_socket_do_not_conflict():
+    with Configurator() as config:
+        config.include("aiopyramid")
+        config.add_route("ws", "/ws")
+        config.add_view(coroutine, route_name="ws", mapper=Mapper, websocket=True)
+        config.add_view(lambda request: None, route_name="ws", websocket=False)
+        config.make_wsgi_app()

@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from types import SimpleNamespace
+
+import pytest
+from pyramid.registry import Registry
+from pyramid.threadlocal import get_current_registry, get_current_request
+from zope import interface
+
+from aiopyramid import threadlocal
+from aiopyramid.helpers import synchronize
+from aiopyramid.websocket.events import WebsocketEnded, WebsocketOpened
+from aiopyramid.websocket.exceptions import WebsocketClosed
+from aiopyramid.websocket.handshake import Handshake
+from aiopyramid.websocket.options import WebsocketOptions
+from aiopyramid.websocket.session import Session, end_sessions, sessions
+from aiopyramid.websocket.view import WebsocketConnectionView
+
+OPTIONS = WebsocketOptions(ping_interval=0, close_timeout=5, disconnect_grace=0.01)
+CLOSE = b"\x88\x80\0\0\0\0"
+
+
+@pytest.fixture
+def registry():
+    return Registry("test")
+
+
+@pytest.fixture
+def start(registry):
+    """Run a view over a real connection; give the client's end of it."""
+
+    @contextlib.asynccontextmanager
+    async def started(view, options=OPTIONS):
+        request = SimpleNamespace(
+            registry=registry, method="GET", path="/path", client_addr="1.2.3.4"
+        )
+        session = Session(view, None, request, options, Handshake([], None, []))
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(session.open, "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        reader, writer = await asyncio.open_connection(*address)
+        while session.task is None:
+            await asyncio.sleep(0)
+        try:
+            yield SimpleNamespace(session=session, reader=reader, writer=writer, request=request)
+        finally:
+            writer.close()
+            server.close()
+            await session.task
+            await asyncio.sleep(0)
+            assert session not in sessions
+
+    return started
+
+
+def errors(caplog):
+    return [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_a_view_has_a_request_context_of_its_own(start, registry):
+    threadlocal.install()
+    seen = []
+
+    async def view(ws):
+        seen.append((get_current_request(), get_current_registry()))
+
+    async with start(view) as client:
+        assert await client.reader.readexactly(4) == b"\x88\x02\x03\xe8"
+        client.writer.write(CLOSE)
+    assert seen == [(client.request, registry)]
+    assert get_current_request() is None
+
+
+async def test_subscribers_are_told_and_may_wait(start, registry):
+    told = []
+
+    @synchronize
+    async def wait(event):
+        await asyncio.sleep(0)
+        told.append(event)
+
+    async def view(ws):
+        assert len(told) == 1
+        await ws.send("x")
+        await ws.recv()
+
+    registry.registerHandler(wait, (interface.Interface,))
+    async with start(view) as client:
+        assert await client.reader.readexactly(3) == b"\x81\x01x"
+        client.writer.write(b"\x81\x81\0\0\0\0y")
+        assert await client.reader.readexactly(4) == b"\x88\x02\x03\xe8"
+        client.writer.write(CLOSE)
+    opened, ended = told
+    assert (opened.ws, opened.request) == (client.session.ws, client.request)
+    assert (ended.code, ended.messages_received, ended.messages_sent) == (1000, 1, 1)
+    assert (ended.bytes_received, ended.bytes_sent) == (7 + 6, 3 + 4)
+    assert ended.duration > 0
+
+
+async def test_a_subscriber_to_the_opening_that_fails_closes_with_1011(start, registry, caplog):
+    def fail(event):
+        if isinstance(event, WebsocketOpened):
+            raise RuntimeError("subscriber")
+
+    registry.notify = fail
+    called = []
+
+    async def view(ws):
+        called.append(ws)
+
+    async with start(view) as client:
+        assert await client.reader.readexactly(4) == b"\x88\x02\x03\xf3"
+        client.writer.write(CLOSE)
+    assert not called
+    assert len(errors(caplog)) == 1
+
+
+async def test_a_subscriber_to_the_end_that_fails_is_logged(start, registry, caplog):
+    def fail(event):
+        if isinstance(event, WebsocketEnded):
+            raise RuntimeError("subscriber")
+
+    registry.notify = fail
+
+    async def view(ws):
+        pass
+
+    async with start(view) as client:
+        client.writer.write(CLOSE)
+    (record,) = errors(caplog)
+    assert "a subscriber to its end raised an exception" in record.getMessage()
+
+
+async def test_an_exception_is_logged_once_with_its_traceback(start, caplog):
+    async def view(ws):
+        raise RuntimeError("view")
+
+    async with start(view) as client:
+        assert await client.reader.readexactly(4) == b"\x88\x02\x03\xf3"
+        client.writer.write(CLOSE)
+    (record,) = errors(caplog)
+    assert record.getMessage() == ("WebSocket GET /path from 1.2.3.4: its view raised an exception")
+    assert "RuntimeError: view" in caplog.text
+
+
+async def test_websocket_closed_may_pass(start, caplog):
+    async def view(ws):
+        raise WebsocketClosed
+
+    async with start(view) as client:
+        assert await client.reader.readexactly(4) == b"\x88\x02\x03\xe8"
+        client.writer.write(CLOSE)
+    assert not errors(caplog)
+
+
+async def test_the_line_at_the_end_has_the_facts(start, caplog):
+    caplog.set_level(logging.INFO, "aiopyramid.websocket")
+
+    async def view(ws):
+        await ws.close(4000, "done")
+
+    async with start(view) as client:
+        await client.reader.readexactly(2)
+        client.writer.write(CLOSE)
+    (record,) = caplog.records
+    assert record.websocket["code"] == 4000
+    assert "WebSocket /path from 1.2.3.4 closed: code=4000 reason='done'" in record.getMessage()
+
+
+async def test_a_view_that_goes_on_is_cancelled_after_the_grace(start):
+    ended = []
+
+    async def view(ws):
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.append(ws.close_code)
+
+    async with start(view) as client:
+        client.writer.transport.abort()
+        await client.session.task
+    assert ended == [1006]
+
+
+async def test_a_view_that_closed_by_itself_is_not_cancelled(start):
+    ended = []
+
+    async def view(ws):
+        await ws.close()
+        await asyncio.sleep(0.05)  # longer than the grace
+        ended.append("by itself")
+
+    async with start(view) as client:
+        await client.reader.readexactly(2)
+        client.writer.write(CLOSE)
+        client.writer.close()
+        await client.session.task
+    assert ended == ["by itself"]
+
+
+class Callbacks(WebsocketConnectionView):
+    def __init__(self, fail=()):
+        self.fail = fail
+        self.calls = []
+
+    async def _called(self, name):
+        self.calls.append((name, self.ws.close_code))
+        if name in self.fail:
+            raise RuntimeError(name)
+
+    async def on_open(self):
+        await self._called("on_open")
+
+    async def on_message(self, message):
+        await self._called("on_message")
+
+    async def on_close(self):
+        await self._called("on_close")
+
+
+@pytest.mark.parametrize(
+    ("fail", "calls"),
+    [
+        ([], [("on_open", None), ("on_message", None), ("on_close", 1005)]),
+        (["on_open"], [("on_open", None), ("on_close", 1011)]),
+        (["on_message"], [("on_open", None), ("on_message", None), ("on_close", 1011)]),
+        (["on_close"], [("on_open", None), ("on_message", None), ("on_close", 1005)]),
+    ],
+)
+async def test_on_close_runs_once_whatever_fails(start, caplog, fail, calls):
+    view = Callbacks(fail)
+    async with start(view) as client:
+        client.writer.write(b"\x81\x81\0\0\0\0x" + CLOSE)
+        await client.reader.readexactly(2)
+    assert view.calls == calls
+    assert len(errors(caplog)) == len(fail)
+
+
+async def test_sessions_end_with_the_code_of_the_server(start):
+    view = Callbacks()
+    async with start(view) as client:
+        while not view.calls:
+            await asyncio.sleep(0)
+        ending = asyncio.ensure_future(end_sessions(1012, 5))
+        assert await client.reader.readexactly(4) == b"\x88\x02\x03\xf4"
+        client.writer.write(CLOSE)
+        await ending
+        assert view.calls == [("on_open", None), ("on_close", 1012)]
+        assert not sessions
+    await end_sessions(1001, 5)  # none left
+
+
+async def test_a_session_that_does_not_end_is_cancelled_in_time(start):
+    calls = []
+
+    async def view(ws):
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(0)
+            calls.append(ws.close_code)
+
+    patient = WebsocketOptions(ping_interval=0, disconnect_grace=3600)
+    async with start(view, patient) as client:
+        await asyncio.sleep(0)
+        await end_sessions(1001, 0.05)
+        assert calls == [1001]
+        assert client.session.task.done()
