@@ -38,7 +38,6 @@ REQUIRED = {
         "_build_http2_environ",
         "_build_http2_scope",
         "_build_http_scope",
-        "_cancel_keepalive_timer",
         "_close_transport",
         "_get_reason_phrase",
         "_is_websocket_upgrade",
@@ -140,6 +139,8 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         await _send_server_error(send)
     else:
         if call.status == 101 and upgrade.session is not None:
+            # The view keeps the request, which need not keep all of this.
+            del environ["wsgi.early_hints"]
             protocol.become_websocket(upgrade.session)
 
 
@@ -163,6 +164,7 @@ class HTTPProtocol(gunicorn_protocol.ASGIProtocol):  # type: ignore[misc]
 
     worker: AsyncGunicornWorker
     _callback_parser: Any
+    _task: Any
     _response_buffer: bytes
 
     def __init__(self, worker: AsyncGunicornWorker) -> None:
@@ -255,12 +257,13 @@ class HTTPProtocol(gunicorn_protocol.ASGIProtocol):  # type: ignore[misc]
         parser, transport = self._callback_parser, self.transport
         # What the client sent behind its request; it had better waited.
         early = parser.remaining()
-        # From here on, gunicorn only counts this connection.
+        # To gunicorn, the connection ends here; only the worker still counts it.
         self._callback_parser = None
-        self._closed = True
-        self._cancel_keepalive_timer()
-        protocol = session.open(on_lost=self.connection_lost)
+        self._task = None  # it ends by itself, and need not be watched
+        self.connection_lost(None)
+        protocol = session.open(on_lost=self.worker.websocket_lost)
         transport.set_protocol(protocol)
+        self.worker.nr_conns += 1
         protocol.connection_made(transport)
         if getattr(parser, "remaining_truncated", False):
             protocol.fail(CloseCode.MESSAGE_TOO_BIG, "too much was sent before the handshake")

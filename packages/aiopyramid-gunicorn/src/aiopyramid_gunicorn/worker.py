@@ -100,6 +100,10 @@ class AsyncGunicornWorker(ASGIWorker):  # type: ignore[misc]
         stops = self.signalled and self.generation == generation.latest()
         return CloseCode.GOING_AWAY if stops else CloseCode.SERVICE_RESTART
 
+    def websocket_lost(self, exc: Exception | None) -> None:
+        """Learn that the connection of a WebSocket is gone."""
+        self.nr_conns -= 1
+
     async def _serve(self) -> None:
         threads = self.cfg.threads if self.cfg.threads > 1 else None
         self.executor = ThreadPoolExecutor(threads, thread_name_prefix="aiopyramid")

@@ -17,7 +17,6 @@ import codecs
 import io
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +68,47 @@ class WebsocketProtocol(asyncio.Protocol):
         extensions: What the handshake has negotiated.
     """
 
+    # There may be thousands.
+    __slots__ = (
+        "buffer",
+        "bytes_received",
+        "bytes_sent",
+        "close_timer",
+        "connection",
+        "decoder",
+        "ended",
+        "failure",
+        "flushed",
+        "fragments",
+        "fragments_size",
+        "gave_way",
+        "giving_way",
+        "in_burst",
+        "judge",
+        "keepalive_timer",
+        "last_pong",
+        "loop",
+        "lost",
+        "max_frame_size",
+        "messages_received",
+        "messages_sent",
+        "needed",
+        "not_data",
+        "on_lost",
+        "open",
+        "options",
+        "pending",
+        "pending_size",
+        "ping_count",
+        "pings",
+        "reading",
+        "send_timer",
+        "short",
+        "transport",
+        "waiters",
+        "writable",
+    )
+
     def __init__(
         self,
         connection: WebsocketConnection,
@@ -119,7 +159,7 @@ class WebsocketProtocol(asyncio.Protocol):
         self.ended = False  # nothing is written any more
         self.lost = False  # the transport is gone
         self.failure: Close | None = None  # how it ended, if not with a close frame
-        self.waiters: deque[asyncio.Future[None]] = deque()
+        self.waiters: list[asyncio.Future[None]] = []  # for the end
 
     # The transport's side.
 
@@ -153,8 +193,7 @@ class WebsocketProtocol(asyncio.Protocol):
         self.buffer = b""
         self.pending.clear()
         self._release_writers()
-        while self.waiters:
-            waiter = self.waiters.popleft()
+        for waiter in self.waiters:
             if not waiter.done():
                 waiter.set_result(None)
         self.on_lost(exc)
