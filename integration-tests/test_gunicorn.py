@@ -11,7 +11,7 @@ import sys
 import textwrap
 
 import pytest
-from harness import HANDSHAKE, HERE, Server, eventually
+from harness import HANDSHAKE, HERE, WORKER, Server, eventually
 
 VOLATILE = {"REMOTE_PORT", "SERVER_PORT", "HTTP_HOST", "wsgi.errors", "SERVER_SOFTWARE"}
 
@@ -89,7 +89,8 @@ def test_an_error_may_replace_the_response(launch):
         assert "connection" not in response.headers  # hop-by-hop headers are the server's
 
 
-def test_gunicorn_boots_it_from_an_ini_file(launch, tmp_path):
+@pytest.mark.parametrize("runner", ["gunicorn --paste", "pserve"])
+def test_it_boots_from_an_ini_file(launch, tmp_path, runner: str):
     ini = tmp_path / "app.ini"
     ini.write_text(
         textwrap.dedent(
@@ -103,13 +104,22 @@ def test_gunicorn_boots_it_from_an_ini_file(launch, tmp_path):
             use = egg:gunicorn#main
             bind = 127.0.0.1:0
             worker_class = aiopyramid.gunicorn.worker.AsyncGunicornWorker
+            accesslog = -
             control_socket_disable = true
             """
         )
     )
-    command = [sys.executable, "-m", "gunicorn", "--pythonpath", str(HERE), "--paste", str(ini)]
-    command += ["-k", "aiopyramid.gunicorn.worker.AsyncGunicornWorker", "-b", "127.0.0.1:0"]
-    server = launch(command=[*command, "--no-control-socket"])
+    if runner == "pserve":
+        # Pyramid's own command, which reads [server:main].
+        code = (
+            "import sys, pyramid.scripts.pserve as p; sys.path.insert(0, '.'); sys.exit(p.main())"
+        )
+        command = [sys.executable, "-c", code, str(ini)]
+    else:
+        # gunicorn reads the application alone.
+        command = [sys.executable, "-m", "gunicorn", "--paste", str(ini), "-k", WORKER]
+        command += ["-b", "127.0.0.1:0", "--no-control-socket", "--pythonpath", str(HERE)]
+    server = launch(command=command)
     with server.sync_connect("/echo") as ws:
         ws.send("1234567890")
         assert ws.recv() == "1234567890"
