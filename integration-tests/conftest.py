@@ -20,9 +20,10 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         tls: dict[str, Path] | None = None,
         worker: str = WORKER,
         wait: bool = True,
+        kind: type[Server] = Server,
         **options: Any,
     ) -> Server:
-        server = Server(tmp_path / f"server-{len(servers)}.log", tls, worker)
+        server = kind(tmp_path / f"server-{len(servers)}.log", tls, worker)
         servers.append(server)
         server.launch(*args, **options)
         if wait:

@@ -140,6 +140,7 @@ class Server:
     """
 
     name = "gunicorn"
+    listening = r"Listening at: https?://[\d.]+:(\d+)"
 
     def __init__(self, log: Path, tls: dict[str, Path] | None = None, worker: str = WORKER) -> None:
         self.log_file = log
@@ -182,8 +183,7 @@ class Server:
             )
 
     def wait_until_up(self) -> None:
-        listening = r"Listening at: https?://[\d.]+:(\d+)"
-        self.port = int(self.wait_for_log(listening).group(1))
+        self.port = int(self.wait_for_log(self.listening).group(1))
         eventually(self.answers, "the server answers")
 
     def answers(self) -> bool:
@@ -289,3 +289,16 @@ class Server:
 
     def eventually_state(self, condition: Callable[[dict[str, Any]], Any], what: str) -> Any:
         return eventually(lambda: condition(self.state()), what)
+
+
+class UWSGIServer(Server):
+    """uWSGI with request threads, as it comes from PyPI."""
+
+    name = "uwsgi"
+    listening = r"bound to TCP address 127\.0\.0\.1:(\d+)"
+
+    def command(self, app: str, args: list[str]) -> list[str]:
+        command = [str(Path(sys.executable).with_name("uwsgi")), "--http-socket", "127.0.0.1:0"]
+        command += ["--master", "--enable-threads", "--threads", "8", "--need-app"]
+        command += ["--die-on-term", "--pythonpath", str(HERE)]
+        return [*command, *args, "--module", app]

@@ -17,7 +17,7 @@ from pyramid.threadlocal import get_current_request
 from pyramid.view import view_config
 
 from aiopyramid.helpers import synchronize, use_executor
-from aiopyramid.websocket.config import WebsocketMapper
+from aiopyramid.websocket.config import AutoWebsocketMapper
 from aiopyramid.websocket.events import WebsocketEnded, WebsocketOpened
 from aiopyramid.websocket.view import WebsocketConnectionView
 
@@ -202,18 +202,18 @@ async def page(request):
     return "the page"
 
 
-@view_config(route_name="page", websocket=True, mapper=WebsocketMapper)
+@view_config(route_name="page", websocket=True, mapper=AutoWebsocketMapper)
 async def socket_of_page(ws):
     await ws.send("the socket")
 
 
-@view_config(route_name="echo", mapper=WebsocketMapper)
+@view_config(route_name="echo", mapper=AutoWebsocketMapper)
 async def echo(ws):
     async for message in ws:
         await ws.send(message)
 
 
-@view_config(route_name="echo_deflate", mapper=WebsocketMapper, compression="deflate")
+@view_config(route_name="echo_deflate", mapper=AutoWebsocketMapper, compression="deflate")
 async def echo_deflate(ws):
     async for message in ws:
         await ws.send(message)
@@ -221,7 +221,7 @@ async def echo_deflate(ws):
 
 @view_config(
     route_name="echo_autobahn",
-    mapper=WebsocketMapper,
+    mapper=AutoWebsocketMapper,
     compression="deflate",
     max_message_size=2**24,
     ping_interval=0,
@@ -232,20 +232,20 @@ async def echo_autobahn(ws):
 
 
 @view_config(
-    route_name="echo_plain", mapper=WebsocketMapper, max_message_size=2**24, ping_interval=0
+    route_name="echo_plain", mapper=AutoWebsocketMapper, max_message_size=2**24, ping_interval=0
 )
 async def echo_plain(ws):
     async for message in ws:
         await ws.send(message)
 
 
-@view_config(route_name="json", mapper=WebsocketMapper)
+@view_config(route_name="json", mapper=AutoWebsocketMapper)
 async def echo_json(ws):
     while not ws.closed:
         await ws.send_json({"got": await ws.recv_json()})
 
 
-@view_config(route_name="recorder", mapper=WebsocketMapper)
+@view_config(route_name="recorder", mapper=AutoWebsocketMapper)
 class Recorder(WebsocketConnectionView):
     """Does what its messages say, and records what happens."""
 
@@ -284,7 +284,7 @@ class Recorder(WebsocketConnectionView):
         records.append([self.ws.close_code, self.ws.close_reason])
 
 
-@view_config(route_name="context", mapper=WebsocketMapper)
+@view_config(route_name="context", mapper=AutoWebsocketMapper)
 async def context(ws):
     """Check the thread-locals around every wait."""
     while (message := await ws.recv()) is not None:
@@ -294,12 +294,12 @@ async def context(ws):
         await ws.send(f"{same} {ws.request.params['n']} {message}")
 
 
-@view_config(route_name="secret", mapper=WebsocketMapper, permission="enter")
+@view_config(route_name="secret", mapper=AutoWebsocketMapper, permission="enter")
 async def secret(ws):
     await ws.send("welcome")
 
 
-@view_config(route_name="constructor", mapper=WebsocketMapper)
+@view_config(route_name="constructor", mapper=AutoWebsocketMapper)
 class Constructor(WebsocketConnectionView):
     """Refuses in the constructor, or in the asynchronous hook."""
 
@@ -323,12 +323,12 @@ class Constructor(WebsocketConnectionView):
         await self.send(str(self.ws.subprotocol))
 
 
-@view_config(route_name="subprotocols", mapper=WebsocketMapper, subprotocols=["b", "a"])
+@view_config(route_name="subprotocols", mapper=AutoWebsocketMapper, subprotocols=["b", "a"])
 async def subprotocols(ws):
     await ws.send(str(ws.subprotocol))
 
 
-@view_config(route_name="attr", mapper=WebsocketMapper, attr="talk")
+@view_config(route_name="attr", mapper=AutoWebsocketMapper, attr="talk")
 class WithAttr:
     def __init__(self, request):
         self.request = request
@@ -337,7 +337,7 @@ class WithAttr:
         yield from ws.send("talked")
 
 
-@view_config(route_name="callbacks", mapper=WebsocketMapper)
+@view_config(route_name="callbacks", mapper=AutoWebsocketMapper)
 class PlainCallbacks(WebsocketConnectionView):
     """Callbacks that are plain functions run in threads, and can wait."""
 
@@ -348,7 +348,7 @@ class PlainCallbacks(WebsocketConnectionView):
         synchronize(self.send)(f"{message} {get_current_request() is self.request}")
 
 
-@view_config(route_name="slow_reader", mapper=WebsocketMapper)
+@view_config(route_name="slow_reader", mapper=AutoWebsocketMapper)
 async def slow_reader(ws):
     """Receive nothing until told to, over HTTP."""
     await use_executor(go_on.wait)()

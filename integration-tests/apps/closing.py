@@ -7,7 +7,7 @@ import asyncio
 from pyramid.config import Configurator
 from pyramid.response import Response
 
-from aiopyramid.websocket.config import WebsocketMapper
+from aiopyramid.websocket.config import AutoWebsocketMapper
 from aiopyramid.websocket.view import WebsocketConnectionView
 
 
@@ -30,5 +30,5 @@ def main():
         config.add_route("up", "/up")
         config.add_view(up, route_name="up")
         config.add_route("waiting", "/waiting")
-        config.add_view(Waiting, route_name="waiting", mapper=WebsocketMapper)
+        config.add_view(Waiting, route_name="waiting", mapper=AutoWebsocketMapper)
         return config.make_wsgi_app()

@@ -6,12 +6,16 @@ from pyramid.config import Configurator
 from pyramid.response import Response
 from pyramid.view import view_config
 
-from aiopyramid.websocket.config import WebsocketMapper
+from aiopyramid.websocket.config import UWSGIWebsocketMapper, WebsocketMapper
 from aiopyramid.websocket.helpers import ignore_websocket_closed
 from aiopyramid.websocket.view import WebsocketConnectionView
 
 
 class MyWebsocketContext:
+    pass
+
+
+class MyUWSGIContext:
     pass
 
 
@@ -49,8 +53,18 @@ class EchoWebsocketAsync(MyWebsocket):
         await self.send(message)
 
 
+class MyUWSGIWebsocket(WebsocketConnectionView):
+    __view_mapper__ = UWSGIWebsocketMapper
+
+
+@view_config(context=MyUWSGIContext)
+class EchoUWSGIWebsocket(MyUWSGIWebsocket):
+    def on_message(self, message):
+        yield from self.send(message)
+
+
 def root_factory(request):
-    return {"traversed": MyWebsocketContext()}
+    return {"traversed": MyWebsocketContext(), "uwsgi": MyUWSGIContext()}
 
 
 def up(request):

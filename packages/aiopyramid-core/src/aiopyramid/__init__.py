@@ -25,4 +25,15 @@ def includeme(config: Configurator) -> None:
     threadlocal.install()
     config.set_view_mapper(CoroutineOrExecutorMapper)
     config.include(".auth")
+    if _is_uwsgi():
+        config.include("aiopyramid_uwsgi")
     config.include(".websocket")
+
+
+def _is_uwsgi() -> bool:
+    # The module exists only in uWSGI's own processes.
+    try:
+        import uwsgi  # noqa: F401
+    except ImportError:
+        return False
+    return True

@@ -67,6 +67,10 @@ class AsyncioMapperBase(DefaultViewMapper):  # type: ignore[misc]
 
         @_like(mapped)
         def coroutine_view(context: Any, request: Any) -> Any:
+            if bridge.in_worker_thread():
+                # The view runs in the loop's thread, and a server may let only
+                # the request's own thread read its body.
+                request.make_body_seekable()
             result = mapped(context, request)
             # A decorator around the coroutine may have answered itself.
             if inspect.isawaitable(result):

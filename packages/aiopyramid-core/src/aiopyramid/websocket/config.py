@@ -2,12 +2,14 @@
 The WebSocket view mappers, from whichever server packages are installed.
 
 ``WebsocketMapper`` comes with aiopyramid-gunicorn, ``UWSGIWebsocketMapper``
-with aiopyramid-uwsgi.
+with aiopyramid-uwsgi; ``AutoWebsocketMapper`` serves under both.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from .mapper import AutoWebsocketMapper as AutoWebsocketMapper
 
 if TYPE_CHECKING:
     from aiopyramid_gunicorn.mapper import WebsocketMapper as WebsocketMapper
@@ -22,7 +24,10 @@ else:
         "UWSGIWebsocketMapper": "aiopyramid_uwsgi",
     }
 
-    __all__ = [name for name, package in PACKAGES.items() if importlib.util.find_spec(package)]
+    __all__ = [
+        "AutoWebsocketMapper",
+        *(name for name, package in PACKAGES.items() if importlib.util.find_spec(package)),
+    ]
 
     def __getattr__(name):
         package = PACKAGES.get(name)

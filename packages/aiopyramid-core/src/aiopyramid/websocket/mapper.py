@@ -64,8 +64,9 @@ class WebsocketMapperBase(AsyncioMapperBase):
                 getattr(instance, "select_subprotocol", handshake.offered_from(options)),
             )
             connected = getattr(instance, self.attr) if self.attr else instance
-            place.session = Session(connected, context, request, options, accepted)
-            return _switching_protocols(request, accepted)
+            response = _switching_protocols(request, accepted)
+            place.accept(Session(connected, context, request, options, accepted), response)
+            return response
 
         return websocket_view
 
@@ -95,6 +96,12 @@ class WebsocketMapperBase(AsyncioMapperBase):
                 f"this worker has its {options.max_connections} WebSocket connections"
             )
         return place
+
+
+class AutoWebsocketMapper(WebsocketMapperBase):
+    """Maps WebSocket views for whichever server runs the application."""
+
+    server = "gunicorn with AsyncGunicornWorker, or uWSGI"
 
 
 def options_of(registry: Any) -> WebsocketOptions:

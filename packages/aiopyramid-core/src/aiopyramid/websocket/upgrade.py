@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .session import Session
@@ -23,3 +23,13 @@ class Upgrade:
 
     def __init__(self) -> None:
         self.session: Session | None = None
+
+    def accept(self, session: Session, response: Any) -> None:
+        """
+        Take a session from a view.
+
+        Args:
+            session: To be opened when the response is out.
+            response: The 101 response, on its way to the tweens.
+        """
+        self.session = session
