@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import WORKER, Server
+from harness import WORKER, Server, UWSGIServer
+
+VARIANTS: dict[str, tuple[type[Server], list[str]]] = {
+    "gunicorn-uvloop": (Server, ["--asgi-loop", "uvloop"]),
+    "gunicorn-asyncio": (Server, ["--asgi-loop", "asyncio"]),
+    "uwsgi-threads": (UWSGIServer, []),
+}
 
 
 @pytest.fixture
@@ -16,16 +22,19 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     servers: list[Server] = []
 
     def start(
-        *args: Any,
+        *,
         tls: dict[str, Path] | None = None,
         worker: str = WORKER,
         wait: bool = True,
-        kind: type[Server] = Server,
+        variant: str = "gunicorn-uvloop",
+        args: list[str] | None = None,
         **options: Any,
     ) -> Server:
+        kind, variant_args = VARIANTS[variant]
+        options["args"] = [*variant_args, *(args or [])]
         server = kind(tmp_path / f"server-{len(servers)}.log", tls, worker)
         servers.append(server)
-        server.launch(*args, **options)
+        server.launch(**options)
         if wait:
             server.wait_until_up()
         return server
@@ -35,16 +44,18 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         server.stop()
 
 
-@pytest.fixture(scope="session", params=["uvloop", "asyncio"])
-def loop_type(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(scope="session", params=["gunicorn-uvloop", "gunicorn-asyncio", "uwsgi-threads"])
+def variant(request: pytest.FixtureRequest) -> str:
+    """A server in one of the ways to run it; modules about one server override this."""
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, loop_type: str) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory, variant: str) -> Iterator[Server]:
     """A server with the test application, for all tests of a module."""
-    server = Server(tmp_path_factory.mktemp("server") / "server.log")
-    server.launch(args=["--asgi-loop", loop_type])
+    kind, args = VARIANTS[variant]
+    server = kind(tmp_path_factory.mktemp("server") / "server.log")
+    server.launch(args=args)
     server.wait_until_up()
     yield server
     server.stop()

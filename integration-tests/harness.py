@@ -140,6 +140,7 @@ class Server:
     """
 
     name = "gunicorn"
+    keepalive: int | None = None  # as many connections as the client likes
     listening = r"Listening at: https?://[\d.]+:(\d+)"
 
     def __init__(self, log: Path, tls: dict[str, Path] | None = None, worker: str = WORKER) -> None:
@@ -246,11 +247,14 @@ class Server:
             timeout=timeout,
             verify=self.trust or True,
             trust_env=False,
+            limits=httpx.Limits(max_keepalive_connections=self.keepalive),
             **options,
         )
 
     def async_client(self, **options: Any) -> httpx.AsyncClient:
-        options.setdefault("limits", httpx.Limits(max_connections=None))
+        options["limits"] = httpx.Limits(
+            max_connections=None, max_keepalive_connections=self.keepalive
+        )
         return httpx.AsyncClient(
             base_url=self.url,
             timeout=PATIENCE,
@@ -295,6 +299,7 @@ class UWSGIServer(Server):
     """uWSGI with request threads, as it comes from PyPI."""
 
     name = "uwsgi"
+    keepalive = 0  # its http-socket closes without saying so before
     listening = r"bound to TCP address 127\.0\.0\.1:(\d+)"
 
     def command(self, app: str, args: list[str]) -> list[str]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from harness import Server, UWSGIServer
 
 
-@pytest.mark.parametrize("kind", [Server, UWSGIServer])
 @pytest.mark.parametrize("path", ["/ws", "/ws_async", "/traversed", "/traversed/async", "/uwsgi"])
-def test_the_examples_echo_text_and_binary(launch, path: str, kind: type[Server]):
-    server = launch(app="apps.founding:main()", kind=kind)
+def test_the_examples_echo_text_and_binary(launch, path: str, variant: str):
+    server = launch(app="apps.founding:main()", variant=variant)
     with server.sync_connect(path) as ws:
         for message in ("text", "", "grüße", b"binary", b"", "x" * 100_000):
             ws.send(message)

@@ -13,6 +13,12 @@ import textwrap
 import pytest
 from harness import HANDSHAKE, HERE, WORKER, Server, eventually
 
+
+@pytest.fixture(scope="session", params=["gunicorn-uvloop", "gunicorn-asyncio"])
+def variant(request):
+    return request.param
+
+
 VOLATILE = {"REMOTE_PORT", "SERVER_PORT", "HTTP_HOST", "wsgi.errors", "SERVER_SOFTWARE"}
 
 
@@ -131,8 +137,8 @@ def test_gunicorn_boots_it_by_its_entry_point(launch):
         assert client.get("/sleep?s=0").json()["same"]
 
 
-def test_tls_carries_requests_and_websockets(launch, tls_files, loop_type):
-    server = launch(tls=tls_files, args=["--asgi-loop", loop_type])
+def test_tls_carries_requests_and_websockets(launch, tls_files, variant):
+    server = launch(tls=tls_files, variant=variant)
     with server.client() as client:
         assert client.post("/echo_body", content=b"z" * 500_000).content == b"z" * 500_000
     with server.sync_connect("/echo", origin=server.url) as ws:

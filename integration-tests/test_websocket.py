@@ -288,18 +288,6 @@ def test_plain_callbacks_run_in_threads(server: Server):
         assert ws.recv() == "seen True"
 
 
-def test_bytes_sent_right_behind_the_request_are_not_lost(server: Server):
-    head = b"".join(f"{name}: {value}\r\n".encode() for name, value in HANDSHAKE.items())
-    with server.socket() as sock:
-        sock.sendall(b"GET /echo HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\x81\x82\0\0\0\0hi")
-        answer = b""
-        while not answer.endswith(b"\x81\x02hi"):
-            data = sock.recv(65536)
-            assert data, answer
-            answer += data
-        assert answer.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
-
-
 # The end.
 
 
@@ -341,9 +329,9 @@ def test_an_exception_in_a_view_closes_its_connection_alone(server: Server):
 
 
 @pytest.mark.parametrize("activity", ["sleep", "tick", "send for ever", "nothing"])
-def test_a_lost_connection_ends_its_view(launch, activity: str, loop_type: str):
+def test_a_lost_connection_ends_its_view(launch, activity: str, variant: str):
     server = launch(
-        args=["--asgi-loop", loop_type],
+        variant=variant,
         settings={"aiopyramid.websocket.disconnect_grace": "0.1"},
     )
     with server.sync_connect("/recorder") as ws:
@@ -399,10 +387,10 @@ def test_events_and_the_log_line_tell_the_end(server: Server):
     recorded(server, ["ended", 4000, "counted", 1, 1])
 
 
-async def test_five_thousand_connections_leave_nothing_behind(launch, loop_type: str):
+async def test_five_thousand_connections_leave_nothing_behind(launch, variant: str):
     # A server of its own: what large messages did to another's heap would show,
     # and so would what is kept to measure the coverage.
-    server = launch(args=["--asgi-loop", loop_type], coverage=False)
+    server = launch(variant=variant, coverage=False)
 
     async def once(n: int) -> None:
         with contextlib.suppress(ConnectionClosed):

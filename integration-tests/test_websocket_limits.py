@@ -89,8 +89,8 @@ def test_a_million_fragments_cost_no_memory(server: Server):
         assert ws.receive() == (0x81, b"x" * 10_000)
 
 
-def test_reading_pauses_while_messages_wait(launch, loop_type: str):
-    server = launch(args=["--asgi-loop", loop_type])
+def test_reading_pauses_while_messages_wait(launch, variant: str):
+    server = launch(variant=variant)
     data = frame(0x82, bytes(100_000)) * 1000
     with server.raw_websocket("/slow_reader") as ws, view_goes_on(server):
         ws.socket.settimeout(1)
@@ -128,8 +128,8 @@ def test_a_flood_of_pings_of_a_peer_that_does_not_read_is_bounded(server: Server
                 ws.send(frame(0x89, bytes(125)) * 1000)
 
 
-def test_pings_are_answered_while_a_view_does_not_receive(launch, loop_type: str):
-    server = launch(args=["--asgi-loop", loop_type])
+def test_pings_are_answered_while_a_view_does_not_receive(launch, variant: str):
+    server = launch(variant=variant)
     with server.sync_connect("/slow_reader") as ws, view_goes_on(server):
         for _ in range(5):
             ws.send("waits")
@@ -137,8 +137,8 @@ def test_pings_are_answered_while_a_view_does_not_receive(launch, loop_type: str
 
 
 @pytest.mark.parametrize("activity", [b"send for ever", b"tick"])
-def test_a_peer_that_never_reads_is_dropped(launch, activity: bytes, loop_type: str):
-    server = launch(args=["--asgi-loop", loop_type], settings=FAST | {PING: "0"})
+def test_a_peer_that_never_reads_is_dropped(launch, activity: bytes, variant: str):
+    server = launch(variant=variant, settings=FAST | {PING: "0"})
     with peak_grows_less_than(server, 25 * MIB), server.raw_websocket("/recorder") as ws:
         ws.send(frame(0x81, activity))
         if activity == b"send for ever":
@@ -168,8 +168,8 @@ def test_a_full_worker_refuses_with_503(launch):
             assert ws.recv() == "room again"
 
 
-def test_a_silent_peer_is_dropped(launch, loop_type: str):
-    server = launch(args=["--asgi-loop", loop_type], settings=FAST)
+def test_a_silent_peer_is_dropped(launch, variant: str):
+    server = launch(variant=variant, settings=FAST)
     with server.raw_websocket("/recorder") as ws:
         assert ws.close_code() == 1011
     server.eventually_state(
@@ -186,8 +186,8 @@ def test_a_peer_that_answers_pings_stays(launch):
         assert ws.recv() == "alive"
 
 
-def test_a_peer_that_does_not_finish_closing_is_dropped(launch, loop_type: str):
-    server = launch(args=["--asgi-loop", loop_type], settings=FAST | {PING: "0"})
+def test_a_peer_that_does_not_finish_closing_is_dropped(launch, variant: str):
+    server = launch(variant=variant, settings=FAST | {PING: "0"})
     with server.raw_websocket("/recorder") as ws:
         ws.send(frame(0x81, b"close"))
         assert ws.close_code() == 4001  # and then the end of the stream

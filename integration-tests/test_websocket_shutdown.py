@@ -1,4 +1,4 @@
-"""Stop, reload and recycling with open connections."""
+"""Stop, reload and recycling of gunicorn with open connections."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import contextlib
 import signal
 
 import pytest
-from harness import PATIENCE, Server, frame
+from harness import PATIENCE, frame
 from test_websocket import closed_with
 from websockets.exceptions import ConnectionClosed
 
 
-def close_frame(server: Server, code: int) -> None:
-    server.wait_for_log(rf"WebSocket /\w+ from 127.0.0.1 closed: code={code}")
+@pytest.fixture(scope="session", params=["gunicorn-uvloop", "gunicorn-asyncio"])
+def variant(request):
+    return request.param
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
-def test_a_stop_closes_with_1001(launch, signum: int, loop_type: str):
-    server = launch(args=["--asgi-loop", loop_type])
+def test_a_stop_closes_with_1001(launch, signum: int, variant: str):
+    server = launch(variant=variant)
     with server.sync_connect("/recorder") as ws, server.sync_connect("/echo") as other:
         assert ws.recv() == "opened"
         other.send("open")
@@ -30,8 +31,8 @@ def test_a_stop_closes_with_1001(launch, signum: int, loop_type: str):
     assert "Traceback" not in server.log
 
 
-def test_a_reload_closes_with_1012(launch, loop_type: str):
-    server = launch(args=["--asgi-loop", loop_type])
+def test_a_reload_closes_with_1012(launch, variant: str):
+    server = launch(variant=variant)
     with server.sync_connect("/recorder") as ws:
         assert ws.recv() == "opened"
         server.signal(signal.SIGHUP)

@@ -66,7 +66,7 @@ import contextvars
 import threading
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakSet
 
@@ -107,7 +107,11 @@ _loop: contextvars.ContextVar[asyncio.AbstractEventLoop] = contextvars.ContextVa
 _thread_call: contextvars.ContextVar[ThreadCall | None] = contextvars.ContextVar(
     "thread_call", default=None
 )
+_thread_waits: contextvars.ContextVar[bool] = contextvars.ContextVar("thread_waits", default=False)
 _loops: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
+
+
+OWN = {_thread_call, _thread_waits}
 
 
 class Child(greenlet.greenlet):
@@ -388,6 +392,7 @@ def _wait_in_thread(awaitable: Awaitable[T]) -> T:
 async def _as_coroutine(awaitable: Awaitable[T]) -> T:
     # What runs below is no part of the thread's call, and not to be interrupted.
     _thread_call.set(None)
+    _thread_waits.set(True)
     return await awaitable
 
 
@@ -429,6 +434,7 @@ async def run_in_executor(
     call = ThreadCall()
     context = contextvars.copy_context()
     context.run(_thread_call.set, call)
+    context.run(_thread_waits.set, False)
 
     def in_thread() -> T | None:
         if not call.start():
@@ -439,7 +445,12 @@ async def run_in_executor(
             # As for coroutines (PEP 479): a future cannot carry it.
             raise RuntimeError(f"{func!r} raised StopIteration") from exc
 
-    future = asyncio.get_running_loop().run_in_executor(executor, in_thread)
+    # A thread of the executor waits for this call: with all of them waiting for
+    # one of them, nothing would go on. So the call gets a thread of its own.
+    own = ThreadPoolExecutor(1, "aiopyramid-nested") if _thread_waits.get() else None
+    future = asyncio.get_running_loop().run_in_executor(
+        own if executor is None else executor, in_thread
+    )
     try:
         result = await asyncio.shield(future)
     except asyncio.CancelledError:
@@ -447,6 +458,8 @@ async def run_in_executor(
         raise
     finally:
         _take_over(context)
+        if own is not None:
+            own.shutdown(wait=False)
     return result  # type: ignore[return-value]
 
 
@@ -465,5 +478,5 @@ async def _finish(call: ThreadCall, future: asyncio.Future[Any]) -> None:
 
 def _take_over(context: contextvars.Context) -> None:
     for variable, value in context.items():
-        if variable is not _thread_call and variable.get(context) is not value:
+        if variable not in OWN and variable.get(context) is not value:
             variable.set(value)

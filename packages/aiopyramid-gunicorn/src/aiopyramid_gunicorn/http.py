@@ -48,6 +48,7 @@ REQUIRED = {
         "connection_lost",
         "connection_made",
     ),
+    gunicorn_protocol: ("ClientDisconnected",),
     gasgi.ASGIWorker: (
         "_cleanup",
         "_get_ssl_context",
@@ -129,7 +130,14 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
             environ[KEY] = upgrade
         call = Call(protocol.worker.wsgi, environ, receive, send, protocol.has_left)
         await call.run()
-    except Exception:
+    except gunicorn_protocol.ClientDisconnected:
+        raise  # gunicorn knows what to do
+    except (Exception, asyncio.CancelledError) as exc:
+        if protocol.has_left():
+            protocol.log.debug("The client of %s left: %r", scope.request.uri, exc)
+            raise asyncio.CancelledError from None
+        if isinstance(exc, asyncio.CancelledError) and _is_cancelled():
+            raise
         protocol.log.exception(
             "Error handling request %s %s", scope.request.method, scope.request.uri
         )
@@ -142,6 +150,12 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
             # The view keeps the request, which need not keep all of this.
             del environ["wsgi.early_hints"]
             protocol.become_websocket(upgrade.session)
+
+
+def _is_cancelled() -> bool:
+    """Tell whether this task is to end, and not one that the application waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _send_server_error(send: Send) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import mmap
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -78,6 +79,15 @@ class AsyncGunicornWorker(ASGIWorker):  # type: ignore[misc]
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
         """Accept all of gunicorn's settings: ``threads`` has a use here."""
+
+    def init_process(self) -> None:
+        """Begin the worker's life, after the fork."""
+        logger = logging.getLogger("aiopyramid")
+        if not logger.hasHandlers():
+            # Nobody has configured logging: then it goes where gunicorn's goes.
+            logger.handlers = self.log.error_log.handlers
+            logger.setLevel(self.log.error_log.level)
+        super().init_process()
 
     def load_wsgi(self) -> None:
         """Load the application; on a syntax error under ``--reload``, one that shows it."""

@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import uwsgi
@@ -49,6 +50,7 @@ class LoopThread:
 
     def _start(self) -> None:
         self.running = loop = new_event_loop()
+        loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix="aiopyramid"))
         started = threading.Event()
         loop.call_soon(started.set)
         threading.Thread(target=_run, args=[loop], name="aiopyramid-loop", daemon=True).start()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pyramid.renderers import render
 
 from .exceptions import WebsocketClosed
-from .protocol import BINARY, FLUSH_SIZE, TEXT, WebsocketProtocol
+from .protocol import BINARY, FLUSH_SIZE, TEXT, WebsocketProtocol, check_close
 
 if TYPE_CHECKING:
     from websockets.extensions import Extension
@@ -76,14 +76,16 @@ class WebsocketConnection:
         while not self._messages:
             if not self.protocol.open:
                 return None
-            if self._receiver is not None:
+            if self._receiver is not None and not self._receiver.cancelled():
                 raise RuntimeError("another task is waiting for a message of this connection")
             self.protocol.flush()
-            self._receiver = self.protocol.loop.create_future()
+            receiver = self._receiver = self.protocol.loop.create_future()
             try:
-                await self._receiver
+                await receiver
             finally:
-                self._receiver = None
+                # Unless this was cancelled and another waits already.
+                if self._receiver is receiver:
+                    self._receiver = None
         message = self._messages.popleft()
         if not self.protocol.reading and len(self._messages) <= self._max_queue // 2:
             # By way of the loop, so that a peer with a lot to say does not
@@ -135,16 +137,28 @@ class WebsocketConnection:
         Raises:
             ValueError: If no close frame may carry the code or reason.
         """
-        self._closed_by_view = True
-        self.close_nowait(code, reason)
+        self.close_nowait(code, reason, by_view=True)
         if not self.protocol.lost:
             waiter = self.protocol.loop.create_future()
             self.protocol.waiters.append(waiter)
             await waiter
 
-    def close_nowait(self, code: int = 1000, reason: str = "") -> None:
-        """Begin to close the connection, and do not wait."""
+    def close_nowait(self, code: int = 1000, reason: str = "", *, by_view: bool = False) -> None:
+        """
+        Begin to close the connection, and do not wait.
+
+        Args:
+            code: Close code (RFC 6455 section 7.4).
+            reason: Close reason, at most 123 bytes in UTF-8.
+            by_view: Whether the view will wait for the end, so that its grace
+                period begins only then.
+
+        Raises:
+            ValueError: If no close frame may carry the code or reason.
+        """
         if self.protocol.open:
+            check_close(code, reason)
+            self._closed_by_view = by_view
             self._messages.clear()
             self.protocol.close(code, reason)
 
@@ -234,6 +248,11 @@ class WebsocketConnection:
         if self._receiver is not None and not self._receiver.done():
             self._receiver.set_result(None)
         if not self._closed_by_view:
+            self._on_closing()
+
+    def lost(self) -> None:
+        """Learn that the connection has ended."""
+        if self._closed_by_view:
             self._on_closing()
 
     def closed_error(self) -> WebsocketClosed:

@@ -18,6 +18,7 @@ from . import handshake, upgrade
 from .callbacks import awaitable, mark_generators
 from .options import OPTIONS, WebsocketOptions, from_settings
 from .session import Session, sessions
+from .session import accepted as accepted_sessions
 
 logger = logging.getLogger("aiopyramid.websocket")
 
@@ -58,10 +59,17 @@ class WebsocketMapperBase(AsyncioMapperBase):
             on_handshake = getattr(instance, "on_handshake", None)
             if on_handshake is not None:
                 bridge.run_coroutine(awaitable(on_handshake)())
+                _check_room(options)  # others may have come meanwhile
+            select = getattr(instance, "select_subprotocol", handshake.offered_from(options))
             accepted = handshake.accept(
                 request,
                 options,
-                getattr(instance, "select_subprotocol", handshake.offered_from(options)),
+                # It may be a coroutine as well.
+                lambda offered: (
+                    bridge.run_coroutine(awaitable(select)(offered))
+                    if is_coroutine_function(select)
+                    else select(offered)
+                ),
             )
             connected = getattr(instance, self.attr) if self.attr else instance
             response = _switching_protocols(request, accepted)
@@ -91,10 +99,7 @@ class WebsocketMapperBase(AsyncioMapperBase):
             message = f"{software} cannot carry WebSockets as it is run; use {self.server}"
             logger.error("WebSocket %s refused: %s", request.path, message)
             raise HTTPNotImplemented(message)
-        if len(sessions) >= options.max_connections:
-            raise HTTPServiceUnavailable(
-                f"this worker has its {options.max_connections} WebSocket connections"
-            )
+        _check_room(options)
         return place
 
 
@@ -110,6 +115,13 @@ def options_of(registry: Any) -> WebsocketOptions:
     if options is None:
         options = registry[WebsocketOptions] = from_settings(registry.settings)
     return options
+
+
+def _check_room(options: WebsocketOptions) -> None:
+    if len(sessions) + len(accepted_sessions) >= options.max_connections:
+        raise HTTPServiceUnavailable(
+            f"this worker has its {options.max_connections} WebSocket connections"
+        )
 
 
 def _switching_protocols(request: Any, accepted: handshake.Handshake) -> Any:

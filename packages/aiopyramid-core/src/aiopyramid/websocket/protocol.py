@@ -45,6 +45,9 @@ CONTROL = 0x08
 RESERVED = 0x70
 COMPRESSED = 0x40
 
+# While messages wait, this much is read of what comes behind them.
+READ_AHEAD = 65536
+
 # Sends of one loop iteration are joined up to this size.
 FLUSH_SIZE = 65536
 
@@ -56,6 +59,19 @@ def encode_header(first_byte: int, length: int) -> bytes:
     if length < 65536:
         return bytes((first_byte, 126)) + length.to_bytes(2, "big")
     return bytes((first_byte, 127)) + length.to_bytes(8, "big")
+
+
+def check_close(code: int, reason: str) -> None:
+    """
+    Check that a close frame may carry a code and a reason.
+
+    Raises:
+        ValueError: If it may not.
+    """
+    try:
+        Frame(Opcode.CLOSE, Close(code, reason).serialize()).check()
+    except ProtocolError as exc:
+        raise ValueError(f"cannot close with code {code!r} and reason {reason!r}: {exc}") from None
 
 
 class WebsocketProtocol(asyncio.Protocol):
@@ -73,6 +89,7 @@ class WebsocketProtocol(asyncio.Protocol):
         "buffer",
         "bytes_received",
         "bytes_sent",
+        "close_ahead",
         "close_timer",
         "connection",
         "decoder",
@@ -101,7 +118,9 @@ class WebsocketProtocol(asyncio.Protocol):
         "pending_size",
         "ping_count",
         "pings",
+        "position",
         "reading",
+        "scanned",
         "send_timer",
         "short",
         "transport",
@@ -132,7 +151,10 @@ class WebsocketProtocol(asyncio.Protocol):
         # Reading
         self.buffer: bytes | bytearray = b""
         self.needed = 2  # size that the buffer must have to hold the next frame
+        self.position = 0  # where the buffer's next frame begins
+        self.scanned = 0  # up to where no close frame was found in it
         self.reading = True
+        self.close_ahead = False  # a close frame ends what is in the buffer
         self.giving_way = False  # the view answers before the next frame is judged
         self.gave_way = False  # it has had its turn
         self.fragments: io.StringIO | io.BytesIO | None = None
@@ -173,13 +195,23 @@ class WebsocketProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.bytes_received += len(data)
         if self.buffer:
-            if isinstance(self.buffer, bytes):
-                self.buffer = bytearray(self.buffer)
-            self.buffer += data
-            if len(self.buffer) < self.needed or not self.reading or self.giving_way:
+            self._buffer_more(data)
+            if len(self.buffer) < self.needed or self.giving_way:
                 return
-            data = bytes(self.buffer)
-        self._parse(data)
+            if not self.reading and not self._read_ahead():
+                return
+            self._parse(self.buffer, 0)
+        else:
+            self._parse(data, 0)
+
+    def _buffer_more(self, data: bytes) -> None:
+        if isinstance(self.buffer, bytes):
+            self.buffer = bytearray(memoryview(self.buffer)[self.position :])
+        else:
+            del self.buffer[: self.position]
+        self.scanned = max(self.scanned - self.position, 0)
+        self.position = 0
+        self.buffer += data
 
     def eof_received(self) -> None:
         """Let the transport close: a half-open WebSocket is of no use."""
@@ -190,12 +222,13 @@ class WebsocketProtocol(asyncio.Protocol):
         self.lost = True
         self._stop_timers()
         self._closed()
-        self.buffer = b""
+        self.buffer, self.position = b"", 0
         self.pending.clear()
         self._release_writers()
         for waiter in self.waiters:
             if not waiter.done():
                 waiter.set_result(None)
+        self.connection.lost()
         self.on_lost(exc)
 
     def pause_writing(self) -> None:
@@ -223,11 +256,10 @@ class WebsocketProtocol(asyncio.Protocol):
 
     # Reading: from bytes to frames.
 
-    def _parse(self, data: bytes) -> None:
-        """Cut ``data``, which begins with a frame, into frames; keep the rest."""
+    def _parse(self, data: bytes | bytearray, position: int) -> None:
+        """Cut ``data``, with a frame at ``position``, into frames; keep the rest."""
         judge, connection = self.judge, self.connection
         size = len(data)
-        position = 0
         needed = 2
         while self.reading:
             if size - position < 2:
@@ -264,13 +296,17 @@ class WebsocketProtocol(asyncio.Protocol):
                 self.messages_received += 1
                 connection.deliver(message)
             else:
-                self._judge(first, data[position:end])
+                self._judge(first, bytes(data[position:end]))
                 self.gave_way = False
             position = end
-        if judge.eof_sent or self.lost:
-            self.buffer = b""
-        elif position or not self.buffer:
-            self.buffer = data[position:]
+        if position == size or judge.eof_sent or self.lost:
+            self.buffer, self.position, self.scanned = b"", 0, 0
+        else:
+            # Not cut off: a lot of small frames would be copied again and again.
+            self.buffer, self.position = data, position
+            self.scanned = max(self.scanned, position)
+            if not self.reading and self._read_ahead():
+                self.loop.call_soon(self._parse_ahead)
         self.needed = needed
 
     def _give_way(self) -> None:
@@ -281,6 +317,7 @@ class WebsocketProtocol(asyncio.Protocol):
         rules after having kept them.
         """
         self.giving_way = self.gave_way = True
+        self.transport.pause_reading()
         self.loop.call_soon(self._go_on)
 
     def _is_data(self, first: int) -> bool:
@@ -295,7 +332,9 @@ class WebsocketProtocol(asyncio.Protocol):
     def _go_on(self) -> None:
         if self.giving_way:
             self.giving_way = False
-            self._parse(bytes(self.buffer))
+            self._parse(self.buffer, self.position)
+            if self.reading and not self.giving_way and not self.lost:
+                self.transport.resume_reading()
 
     def _header_is_legal(self, first: int, second: int, length: int) -> bool:
         """Check what can be known before the payload has arrived; else fail."""
@@ -314,19 +353,45 @@ class WebsocketProtocol(asyncio.Protocol):
         return True
 
     def pause_reading(self) -> None:
-        """Stop reading: as many messages wait as may."""
-        self.reading = False
-        if not self.lost:
+        """
+        Deliver no more: as many messages wait as may.
+
+        What comes is still read ahead, up to a limit: so that a disconnect is
+        seen, and a close frame behind the messages.
+        """
+        if not self.close_ahead:
+            self.reading = False
+
+    def _read_ahead(self) -> bool:
+        """Look for a close frame in the buffer; then all messages are delivered."""
+        buffer, size = self.buffer, len(self.buffer)
+        while size - self.scanned >= 2:
+            length, start = buffer[self.scanned + 1] & 0x7F, self.scanned + 2
+            if length > 125:
+                start += 2 if length == 126 else 8
+                length = int.from_bytes(buffer[self.scanned + 2 : start], "big")
+            if size < start + 4 + length:
+                break
+            if buffer[self.scanned] & 0x0F == Opcode.CLOSE:
+                self.reading = self.close_ahead = True
+                return True
+            self.scanned = start + 4 + length
+        if size > READ_AHEAD:
             self.transport.pause_reading()
+        return False
+
+    def _parse_ahead(self) -> None:
+        if self.buffer:
+            self._parse(self.buffer, self.position)
 
     def resume_reading(self) -> None:
-        """Read on: there is room for messages again."""
+        """Deliver on: there is room for messages again."""
         if self.reading:
             return
         self.reading = True
-        if self.buffer:
-            self._parse(bytes(self.buffer))
-        if self.reading and not self.lost:
+        if self.buffer and not self.giving_way:
+            self._parse(self.buffer, self.position)
+        if self.reading and not self.giving_way and not self.lost:
             self.transport.resume_reading()
 
     # Judging: from frames to messages.
@@ -496,17 +561,13 @@ class WebsocketProtocol(asyncio.Protocol):
         """
         Begin the closing handshake, unless it has begun (RFC 6455 section 7.1.2).
 
-        Raises:
-            ValueError: If no close frame may carry the code or reason.
+        Args:
+            code: A code that `check_close` has accepted.
+            reason: A reason that it has accepted.
         """
         if not self.open:
             return
-        try:
-            self.judge.send_close(code, reason)
-        except ProtocolError as exc:
-            raise ValueError(
-                f"cannot close with code {code!r} and reason {reason!r}: {exc}"
-            ) from None
+        self.judge.send_close(code, reason)
         self._write_judgement()
         self.flush()
         # The peer's close frame may stand behind messages that nobody wants now.

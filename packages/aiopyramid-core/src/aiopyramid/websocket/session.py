@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
+from weakref import WeakSet
 
 from pyramid.threadlocal import RequestContext
 from websockets.frames import CloseCode
@@ -23,7 +24,10 @@ from .protocol import WebsocketProtocol
 logger = logging.getLogger("aiopyramid.websocket")
 
 sessions: set[Session] = set()
-"""The sessions of this process, from handshake to the end of the view."""
+"""The sessions of this process whose views run."""
+
+accepted: WeakSet[Session] = WeakSet()
+"""Those whose response is on its way; forgotten if it does not go out."""
 
 
 async def end_sessions(code: int, timeout: float) -> None:
@@ -48,11 +52,27 @@ async def end_sessions(code: int, timeout: float) -> None:
 
 def closing_code(exc: BaseException) -> int:
     """Tell the close code for a view that ends with an exception."""
-    if isinstance(exc, asyncio.CancelledError):
+    if is_cancellation(exc):
         return CloseCode.GOING_AWAY
-    if isinstance(exc, WebsocketClosed):
-        return CloseCode.NORMAL_CLOSURE
-    return CloseCode.INTERNAL_ERROR
+    return CloseCode.NORMAL_CLOSURE if is_closed(exc) else CloseCode.INTERNAL_ERROR
+
+
+def is_quiet(exc: BaseException) -> bool:
+    """Tell whether a view may end with an exception without a word in the log."""
+    return is_cancellation(exc) or is_closed(exc)
+
+
+def is_cancellation(exc: BaseException) -> bool:
+    """Tell whether this task is being cancelled, and not one that it waited for."""
+    task = asyncio.current_task()
+    return isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+def is_closed(exc: BaseException) -> bool:
+    """Tell whether all that was raised is `WebsocketClosed`, in a task group perhaps."""
+    if isinstance(exc, BaseExceptionGroup):
+        return exc.split(WebsocketClosed)[1] is None
+    return isinstance(exc, WebsocketClosed)
 
 
 class Session:
@@ -81,6 +101,7 @@ class Session:
         self.options = options
         self.handshake = handshake
         self.task: asyncio.Task[None] | None = None
+        accepted.add(self)
         self.grace: asyncio.TimerHandle | None = None
 
     def open(self, on_lost: Callable[[Exception | None], None] | None = None) -> WebsocketProtocol:
@@ -114,6 +135,7 @@ class Session:
         return self.task
 
     def _start(self) -> None:
+        accepted.discard(self)
         sessions.add(self)
         self.task = asyncio.get_running_loop().create_task(self._run())
         self.task.add_done_callback(self._ended)
@@ -135,14 +157,14 @@ class Session:
             try:
                 await self._notify(WebsocketOpened(self.ws, self.request))
                 await self.view(self.ws)
-            except asyncio.CancelledError as exc:
-                # The disconnect grace is over, or the loop ends: no time to wait.
-                self.ws.close_nowait(closing_code(exc))
-            except WebsocketClosed:
-                await self._close(CloseCode.NORMAL_CLOSURE)
-            except Exception as exc:
-                self._log_error("its view")
-                await self._close(closing_code(exc))
+            except (Exception, BaseExceptionGroup, asyncio.CancelledError) as exc:
+                if not is_quiet(exc):
+                    self._log_error("its view")
+                if is_cancellation(exc):
+                    # The disconnect grace is over, or the loop ends: no time to wait.
+                    self.ws.close_nowait(closing_code(exc))
+                else:
+                    await self._close(closing_code(exc))
             else:
                 await self._close(CloseCode.NORMAL_CLOSURE)
             await self._report(time.monotonic() - begin)
@@ -171,7 +193,7 @@ class Session:
             "WebSocket %s from %s closed: code=%d reason=%r duration=%.3f "
             "messages_received=%d messages_sent=%d bytes_received=%d bytes_sent=%d",
             self.request.path,
-            self.request.client_addr,
+            self.request.remote_addr,
             *facts.values(),
             extra={"websocket": facts},
         )
@@ -185,6 +207,6 @@ class Session:
             "WebSocket %s %s from %s: %s raised an exception",
             self.request.method,
             self.request.path,
-            self.request.client_addr,
+            self.request.remote_addr,
             culprit,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .callbacks import awaitable
-from .session import closing_code
+from .session import closing_code, is_quiet
 
 if TYPE_CHECKING:
     from .connection import BytesLike, WebsocketConnection
@@ -16,7 +16,7 @@ class WebsocketConnectionView:
     A WebSocket view made of callbacks.
 
     The callbacks may be coroutines, generators, or plain functions; plain ones
-    run in a worker thread. A view may also have a plain method
+    run in a worker thread. A view may also have a method
     ``select_subprotocol(offered)`` that returns one of the subprotocols that
     the client offers, or ``None``; without it, the first of the option
     ``subprotocols`` is taken that the client offers.
@@ -49,9 +49,20 @@ class WebsocketConnectionView:
                 await on_message(message)
         except BaseException as exc:
             ws.close_nowait(closing_code(exc))
+            await self._close_after(exc)
             raise
-        finally:
+        await awaitable(self.on_close)()
+
+    async def _close_after(self, exc: BaseException) -> None:
+        try:
             await awaitable(self.on_close)()
+        except BaseException as another:
+            # The first exception is the one to be seen, with this as a note.
+            if is_quiet(another):
+                return
+            if is_quiet(exc):
+                raise
+            exc.add_note(f"Then on_close raised {another!r}.")
 
     async def send(self, message: str | BytesLike) -> None:
         """Send a message; see `WebsocketConnection.send`."""
