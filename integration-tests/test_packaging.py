@@ -69,7 +69,7 @@ def test_core_alone_names_the_package_to_install(dist: Path, tmp_path: Path):
     run(python, "-c", "import aiopyramid.config, aiopyramid.helpers, aiopyramid.websocket.view")
     code = """
 import importlib, aiopyramid.websocket.config as config
-assert config.__all__ == [], config.__all__
+assert config.__all__ == ["AutoWebsocketMapper"], config.__all__
 for name, package in [("WebsocketMapper", "gunicorn"), ("UWSGIWebsocketMapper", "uwsgi")]:
     try:
         getattr(config, name)

@@ -168,6 +168,52 @@ def test_a_full_worker_refuses_with_503(launch):
             assert ws.recv() == "room again"
 
 
+async def test_handshakes_that_wait_do_not_overrun_the_limit(server: Server):
+    async def handshake() -> int:
+        try:
+            async with server.connect("/slow_handshake"):
+                await everyone_knows.wait()
+                return 101
+        except InvalidStatus as exc:
+            return exc.response.status_code
+        finally:
+            results.append(None)
+            if len(results) >= 6:
+                everyone_knows.set()
+
+    results: list[None] = []
+    everyone_knows = asyncio.Event()
+    statuses = await asyncio.gather(*(handshake() for _ in range(8)))
+    assert sorted(statuses) == [101] * 2 + [503] * 6
+
+
+def test_a_disconnect_behind_waiting_messages_is_seen(launch, variant: str):
+    server = launch(variant=variant, settings=FAST | {PING: "0"})
+    with server.raw_websocket("/recorder") as ws:
+        ws.send(frame(0x81, b"sleep") + frame(0x81, b"x") * 40 + frame(0x88, b"\x03\xe8"))
+        assert ws.close_code() == 1000
+    with server.raw_websocket("/recorder") as ws:
+        ws.send(frame(0x81, b"sleep") + frame(0x81, b"x") * 40)
+    recorded(server, [1000, ""])
+    recorded(server, [1006, ""])
+
+
+async def test_pairs_of_message_and_ping_cost_no_memory(server: Server):
+    pair = frame(0x81, b"x") + frame(0x89)
+
+    def flood() -> None:
+        with server.raw_websocket("/echo") as ws:
+            ws.socket.settimeout(0.01)
+            for _ in range(300):
+                with contextlib.suppress(TimeoutError):
+                    ws.send(pair * 1000)
+                with contextlib.suppress(TimeoutError):
+                    ws.socket.recv(1 << 20)
+
+    with peak_grows_less_than(server, 25 * MIB):
+        await asyncio.to_thread(flood)
+
+
 def test_a_silent_peer_is_dropped(launch, variant: str):
     server = launch(variant=variant, settings=FAST)
     with server.raw_websocket("/recorder") as ws:

@@ -367,6 +367,20 @@ async def let_go_on(request):
     return "ok"
 
 
+@view_config(route_name="slow_handshake", mapper=AutoWebsocketMapper, max_connections=2)
+class SlowHandshake(WebsocketConnectionView):
+    async def on_handshake(self):
+        await asyncio.sleep(0.3)
+
+
+@view_config(route_name="cancelled")
+async def cancelled(request):
+    """Wait for something that is cancelled, without being cancelled itself."""
+    task = asyncio.create_task(asyncio.sleep(3600))
+    task.cancel()
+    await task
+
+
 class Policy:
     """A security policy with coroutines."""
 
@@ -417,7 +431,7 @@ ROUTES = (
     "up state sleep generator threaded environ echo_body form count_body count_body_async "
     "stream stream_threaded stream_fails file error value_error hints status page echo "
     "echo_deflate echo_plain echo_autobahn json recorder context secret constructor subprotocols "
-    "attr callbacks slow_reader go_on"
+    "attr callbacks slow_reader go_on slow_handshake cancelled"
 )
 
 

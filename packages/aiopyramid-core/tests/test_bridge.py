@@ -1479,3 +1479,15 @@ async def test_hundreds_of_foreign_greenlets_interleave():
     foreigners = [Foreign(lambda number=number: plain(number)) for number in range(200)]
     results = await asyncio.gather(*(foreign.result for foreign in foreigners))
     assert results == [[2 * (number + step) for step in range(5)] for number in range(200)]
+
+
+async def test_threads_that_wait_for_threads_do_not_wait_for_ever():
+    executor = ThreadPoolExecutor(2)
+    asyncio.get_running_loop().set_default_executor(executor)
+
+    @synchronize
+    async def nested(n):
+        return await use_executor(lambda: n + 1)()
+
+    results = await asyncio.gather(*(use_executor(nested)(n) for n in range(8)))
+    assert results == [n + 1 for n in range(8)]

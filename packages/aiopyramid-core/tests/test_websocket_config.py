@@ -76,6 +76,7 @@ def test_the_from_import_of_a_missing_mapper_gives_the_same_error(with_packages)
 )
 def test_a_star_import_gives_the_mappers_that_are_installed(with_packages, installed, names):
     module = with_packages(*installed)
+    names = ["AutoWebsocketMapper", *names]
     assert module.__all__ == names
     assert set(names) <= set(dir(module))
     namespace = {}

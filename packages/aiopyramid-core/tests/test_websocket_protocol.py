@@ -181,10 +181,42 @@ async def test_reading_pauses_when_enough_messages_wait_and_resumes_at_half():
     peer = Peer(WebsocketOptions(max_queue=4, ping_interval=0))
     peer.feed(b"".join(frame(0x81, str(n).encode()) for n in range(10)))
     assert peer.messages() == ["0", "1", "2", "3"]
+    assert peer.transport.calls == ["resume_reading"]  # it reads ahead
+    peer.feed(frame(0x82, bytes(100_000)))
     assert peer.transport.calls == ["resume_reading", "pause_reading"]
     assert [await peer.ws.recv() for _ in range(10)] == [str(n) for n in range(10)]
+    assert await peer.ws.recv() == bytes(100_000)
     await until(lambda: peer.protocol.reading)
     assert peer.transport.calls[-1] == "resume_reading"
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 1000])
+async def test_a_close_frame_behind_waiting_messages_is_seen_at_once(pieces):
+    peer = Peer(WebsocketOptions(max_queue=2, ping_interval=0))
+    data = b"".join(frame(0x82, bytes(200)) for n in range(5))
+    peer.feed(*split(data + frame(0x88, b"\x03\xe8"), list(range(0, 1100, 1100 // pieces))))
+    await until(lambda: peer.ws.closed)
+    assert peer.ws.close_code == 1000
+    assert [await peer.ws.recv() for _ in range(6)] == [bytes(200)] * 5 + [None]
+    peer.lose()
+
+
+async def test_what_waits_behind_a_view_that_gives_way_is_bounded():
+    peer = Peer()
+
+    async def view() -> None:
+        while await peer.ws.recv() is not None:
+            pass
+
+    viewing = asyncio.ensure_future(view())
+    await asyncio.sleep(0)
+    peer.feed((frame(0x81, b"x") + frame(0x89)) * 100)
+    assert peer.transport.calls[-1] == "pause_reading"
+    await until(lambda: not peer.protocol.buffer)
+    assert peer.transport.calls[-1] == "resume_reading"
+    assert len(peer.frames()) == 100
+    peer.lose()
+    await viewing
 
 
 async def test_what_arrives_while_reading_is_paused_is_kept():
@@ -221,6 +253,18 @@ async def test_only_one_task_may_receive():
         await peer.ws.recv()
     peer.feed(frame(0x81, b"x"))
     assert await first == "x"
+
+
+async def test_recv_may_be_called_right_after_another_was_cancelled():
+    peer = Peer()
+    first = asyncio.ensure_future(peer.ws.recv())
+    await asyncio.sleep(0)
+    first.cancel()
+    second = asyncio.ensure_future(peer.ws.recv())
+    await asyncio.sleep(0)
+    peer.feed(frame(0x81, b"x"))
+    assert await second == "x"
+    assert first.cancelled()
 
 
 async def test_a_cancelled_recv_loses_no_message():
@@ -422,7 +466,7 @@ async def test_close_waits_for_the_peer_and_a_second_close_does_nothing():
     await asyncio.gather(*closing)
     await peer.ws.close()
     assert (peer.ws.close_code, peer.ws.close_reason) == (4000, "reason")
-    assert peer.events == ["opened", "lost"]  # the view closed it: no grace period begins
+    assert peer.events == ["opened", "closing", "lost"]  # the grace begins at the end
 
 
 async def test_close_is_bounded_in_time():

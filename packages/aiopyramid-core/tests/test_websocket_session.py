@@ -16,7 +16,7 @@ from aiopyramid.websocket.events import WebsocketEnded, WebsocketOpened
 from aiopyramid.websocket.exceptions import WebsocketClosed
 from aiopyramid.websocket.handshake import Handshake
 from aiopyramid.websocket.options import WebsocketOptions
-from aiopyramid.websocket.session import Session, end_sessions, sessions
+from aiopyramid.websocket.session import Session, accepted, end_sessions, sessions
 from aiopyramid.websocket.view import WebsocketConnectionView
 
 OPTIONS = WebsocketOptions(ping_interval=0, close_timeout=5, disconnect_grace=0.01)
@@ -35,7 +35,7 @@ def start(registry):
     @contextlib.asynccontextmanager
     async def started(view, options=OPTIONS):
         request = SimpleNamespace(
-            registry=registry, method="GET", path="/path", client_addr="1.2.3.4"
+            registry=registry, method="GET", path="/path", remote_addr="1.2.3.4"
         )
         session = Session(view, None, request, options, Handshake([], None, []))
         loop = asyncio.get_running_loop()
@@ -185,20 +185,61 @@ async def test_a_view_that_goes_on_is_cancelled_after_the_grace(start):
     assert ended == [1006]
 
 
-async def test_a_view_that_closed_by_itself_is_not_cancelled(start):
+async def test_after_its_own_close_a_view_has_the_grace_as_well(start):
     ended = []
 
     async def view(ws):
         await ws.close()
-        await asyncio.sleep(0.05)  # longer than the grace
-        ended.append("by itself")
+        ended.append("closed")
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
 
     async with start(view) as client:
         await client.reader.readexactly(2)
         client.writer.write(CLOSE)
         client.writer.close()
         await client.session.task
-    assert ended == ["by itself"]
+    assert ended == ["closed", "cancelled"]
+
+
+async def test_a_task_group_may_end_with_the_connection(start, caplog):
+    async def view(ws):
+        async def read():
+            while await ws.recv() is not None:
+                pass
+            raise WebsocketClosed
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(read())
+            group.create_task(asyncio.sleep(3600))
+
+    async with start(view) as client:
+        client.writer.write(CLOSE)
+        await client.reader.read()
+    assert not errors(caplog)
+
+
+async def test_a_cancellation_of_something_else_is_an_error(start, caplog):
+    async def view(ws):
+        task = asyncio.create_task(asyncio.sleep(3600))
+        task.cancel()
+        await task
+
+    async with start(view) as client:
+        assert await client.reader.readexactly(4) == b"\x88\x02\x03\xf3"
+        client.writer.write(CLOSE)
+    assert len(errors(caplog)) == 1
+
+
+async def test_a_session_whose_response_does_not_go_out_is_forgotten(registry):
+    request = SimpleNamespace(registry=registry)
+    session = Session(None, None, request, OPTIONS, Handshake([], None, []))
+    assert session in accepted
+    del session
+    assert not accepted
 
 
 class Callbacks(WebsocketConnectionView):
@@ -227,6 +268,10 @@ class Callbacks(WebsocketConnectionView):
         ([], [("on_open", None), ("on_message", None), ("on_close", 1005)]),
         (["on_open"], [("on_open", None), ("on_close", 1011)]),
         (["on_message"], [("on_open", None), ("on_message", None), ("on_close", 1011)]),
+        (
+            ["on_message", "on_close"],
+            [("on_open", None), ("on_message", None), ("on_close", 1011)],
+        ),
         (["on_close"], [("on_open", None), ("on_message", None), ("on_close", 1005)]),
     ],
 )
@@ -236,7 +281,7 @@ async def test_on_close_runs_once_whatever_fails(start, caplog, fail, calls):
         client.writer.write(b"\x81\x81\0\0\0\0x" + CLOSE)
         await client.reader.readexactly(2)
     assert view.calls == calls
-    assert len(errors(caplog)) == len(fail)
+    assert len(errors(caplog)) == bool(fail)
 
 
 async def test_sessions_end_with_the_code_of_the_server(start):
