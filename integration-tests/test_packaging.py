@@ -55,9 +55,9 @@ def test_there_is_a_wheel_and_an_sdist_of_each_with_one_version(dist: Path):
 def test_the_gunicorn_wheel_serves_in_an_empty_environment(dist: Path, launch, tmp_path: Path):
     python = install(tmp_path / "venv", dist, "aiopyramid-gunicorn")
     command = [python, "-m", "gunicorn", "-k", WORKER, "-b", "127.0.0.1:0", "--no-control-socket"]
-    command += ["--pythonpath", HERE, "apps.founding:main()"]
+    command += ["--pythonpath", HERE, "apps.minimal:main()"]
     server = launch(command=[str(part) for part in command])
-    with server.sync_connect("/ws") as ws:
+    with server.sync_connect("/echo") as ws:
         ws.send("from a wheel")
         assert ws.recv() == "from a wheel"
     # What makes it fast comes with it.

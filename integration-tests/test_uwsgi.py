@@ -54,7 +54,7 @@ def test_uwsgi_without_threads_is_refused_at_the_start(launch, tmp_path):
 
 def test_a_reload_closes_with_1001(launch):
     """uWSGI does not tell its workers whether they stop or make room."""
-    server = launch(variant="uwsgi-threads")
+    server = launch(variant="uwsgi-threads", coverage=False)
     with server.sync_connect("/recorder") as ws:
         assert ws.recv() == "opened"
         server.signal(signal.SIGHUP)
@@ -66,7 +66,7 @@ def test_a_reload_closes_with_1001(launch):
 
 
 def test_on_close_runs_when_the_server_reloads(launch):
-    server = launch(app="apps.closing:main()", variant="uwsgi-threads")
+    server = launch(app="apps.closing:main()", variant="uwsgi-threads", coverage=False)
     with server.sync_connect("/waiting") as ws:
         assert ws.recv() == "opened"
         server.signal(signal.SIGHUP)
