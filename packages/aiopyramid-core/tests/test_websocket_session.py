@@ -314,3 +314,27 @@ async def test_a_session_that_does_not_end_is_cancelled_in_time(start):
         await end_sessions(1001, 0.05)
         assert calls == [1001]
         assert client.session.task.done()
+
+
+async def test_an_exception_is_logged_though_on_close_finds_the_connection_closed(start, caplog):
+    class View(Callbacks):
+        async def on_close(self):
+            await self.send("bye")  # raises WebsocketClosed
+
+    async with start(View(["on_message"])) as client:
+        client.writer.write(b"\x81\x81\0\0\0\0x" + CLOSE)
+        await client.reader.read()
+    assert len(errors(caplog)) == 1
+    assert "RuntimeError: on_message" in caplog.text
+
+
+async def test_an_on_close_that_fails_after_a_quiet_end_is_logged(start, caplog):
+    class View(Callbacks):
+        async def on_message(self, message):
+            raise WebsocketClosed
+
+    async with start(View(["on_close"])) as client:
+        client.writer.write(b"\x81\x81\0\0\0\0x" + CLOSE)
+        await client.reader.read()
+    assert len(errors(caplog)) == 1
+    assert "RuntimeError: on_close" in caplog.text
