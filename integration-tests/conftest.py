@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import WORKER, Server, UWSGIServer
+from harness import WORKER, Server, UWSGILoopServer, UWSGIServer
 
 VARIANTS: dict[str, tuple[type[Server], list[str]]] = {
     "gunicorn-uvloop": (Server, ["--asgi-loop", "uvloop"]),
     "gunicorn-asyncio": (Server, ["--asgi-loop", "asyncio"]),
     "uwsgi-threads": (UWSGIServer, []),
+    "uwsgi-uvloop": (UWSGILoopServer, ["--set", "aiopyramid-loop=uvloop"]),
+    "uwsgi-asyncio": (UWSGILoopServer, ["--set", "aiopyramid-loop=asyncio"]),
 }
 
 
@@ -28,11 +30,12 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         wait: bool = True,
         variant: str = "gunicorn-uvloop",
         args: list[str] | None = None,
+        workers: dict[str, int] | None = None,
         **options: Any,
     ) -> Server:
         kind, variant_args = VARIANTS[variant]
-        options["args"] = [*variant_args, *(args or [])]
         server = kind(tmp_path / f"server-{len(servers)}.log", tls, worker)
+        options["args"] = [*variant_args, *server.options(**(workers or {})), *(args or [])]
         servers.append(server)
         server.launch(**options)
         if wait:
@@ -44,7 +47,7 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         server.stop()
 
 
-@pytest.fixture(scope="session", params=["gunicorn-uvloop", "gunicorn-asyncio", "uwsgi-threads"])
+@pytest.fixture(scope="session", params=list(VARIANTS))
 def variant(request: pytest.FixtureRequest) -> str:
     """A server in one of the ways to run it; modules about one server override this."""
     return str(request.param)

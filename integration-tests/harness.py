@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import sys
+import sysconfig
+import tempfile
 import time
+import zipfile
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 from websockets.asyncio.client import connect
 from websockets.sync.client import connect as sync_connect
+
+from aiopyramid_uwsgi import build
 
 HERE = Path(__file__).parent
 # No test waits longer than this for what should happen at once.
@@ -152,9 +160,18 @@ class Server:
 
     # The process.
 
+    workers_started = "Booting worker"
+
+    def options(self, workers: int = 1, graceful_timeout: int = 30, max_requests: int = 0) -> Any:
+        """Give the options for what every server can do, in its own words."""
+        options = ["--workers", workers, "--graceful-timeout", graceful_timeout]
+        return [str(option) for option in [*options, "--max-requests", max_requests]]
+
     def command(self, app: str, args: list[str]) -> list[str]:
         command = [sys.executable, "-m", "gunicorn", "--worker-class", self.worker]
         command += ["--bind", "127.0.0.1:0", "--no-control-socket"]
+        # The clients keep their connections, and may be slower than the default.
+        command += ["--keep-alive", str(int(PATIENCE))]
         command += ["--access-logfile", "-", "--pythonpath", str(HERE)]
         if self.tls is not None:
             command += ["--certfile", str(self.tls["cert"]), "--keyfile", str(self.tls["key"])]
@@ -302,8 +319,53 @@ class UWSGIServer(Server):
     keepalive = 0  # its http-socket closes without saying so before
     listening = r"bound to TCP address 127\.0\.0\.1:(\d+)"
 
+    mode: ClassVar[list[str]] = ["--threads", "8"]
+    workers_started = "spawned uWSGI worker "
+
+    def options(self, workers: int = 1, graceful_timeout: int = 60, max_requests: int = 0) -> Any:
+        options = ["--processes", workers, "--worker-reload-mercy", graceful_timeout]
+        options += ["--max-requests", max_requests, "--min-worker-lifetime", 0]
+        return [str(option) for option in options]
+
+    def executable(self) -> Path:
+        return Path(sys.executable).with_name("uwsgi")
+
     def command(self, app: str, args: list[str]) -> list[str]:
-        command = [str(Path(sys.executable).with_name("uwsgi")), "--http-socket", "127.0.0.1:0"]
-        command += ["--master", "--enable-threads", "--threads", "8", "--need-app"]
-        command += ["--die-on-term", "--pythonpath", str(HERE)]
+        # An assigned port would be assigned anew by a reload.
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            address = f"127.0.0.1:{probe.getsockname()[1]}"
+        command = [str(self.executable()), "--http-socket", address, *self.mode]
+        command += ["--master", "--need-app", "--die-on-term", "--pythonpath", str(HERE)]
         return [*command, *args, "--module", app]
+
+
+class UWSGILoopServer(UWSGIServer):
+    """uWSGI built with the plugins for its asyncio loop."""
+
+    mode: ClassVar[list[str]] = ["--asyncio", "50", "--greenlet"]
+
+    def executable(self) -> Path:
+        return uwsgi_with_plugins()
+
+    def command(self, app: str, args: list[str]) -> list[str]:
+        return [*super().command(app, args), "--virtualenv", sys.prefix]
+
+
+@functools.cache
+def uwsgi_with_plugins() -> Path:
+    """Build uWSGI with the plugins; once for a version of it, Python and greenlet."""
+    key = f"uwsgi-{metadata.version('uwsgi')}-greenlet-{metadata.version('greenlet')}"
+    soabi = sysconfig.get_config_var("SOABI")
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    executable = folder / "aiopyramid" / f"{key}-{soabi}" / "uwsgi"
+    if not executable.exists():
+        with tempfile.TemporaryDirectory() as wheels:
+            build.build(wheel_dir=Path(wheels))
+            (wheel,) = Path(wheels).glob("*.whl")
+            with zipfile.ZipFile(wheel) as archive:
+                (member,) = (name for name in archive.namelist() if name.endswith("/uwsgi"))
+                built = Path(archive.extract(member, wheels))
+            built.chmod(0o755)
+            executable.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(built, executable)
+    return executable

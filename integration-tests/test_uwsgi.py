@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import re
-import signal
-import sys
-from pathlib import Path
 
 import pytest
-from harness import HERE, Server, eventually
-from test_websocket import closed_with
+from harness import Server
 
 
 @pytest.fixture(scope="session", params=["uwsgi-threads"])
@@ -43,32 +38,7 @@ async def test_more_websockets_are_open_than_there_are_threads(server: Server):
             group.create_task(talk(n))
 
 
-def test_uwsgi_without_threads_is_refused_at_the_start(launch, tmp_path):
-    command = [str(Path(sys.executable).with_name("uwsgi")), "--http-socket", "127.0.0.1:0"]
-    command += ["--need-app", "--pythonpath", str(HERE), "--module", "apps.application:main()"]
-    server = launch(command=command, wait=False)
+def test_uwsgi_without_threads_is_refused_at_the_start(launch):
+    server = launch(variant="uwsgi-threads", args=["--enable-threads=false"], wait=False)
     assert server.wait() != 0
     assert "ConfigurationError: uWSGI runs without threads" in server.log
-    assert "set enable-threads = true" in server.log
-
-
-def test_a_reload_closes_with_1001(launch):
-    """uWSGI does not tell its workers whether they stop or make room."""
-    server = launch(variant="uwsgi-threads", coverage=False)
-    with server.sync_connect("/recorder") as ws:
-        assert ws.recv() == "opened"
-        server.signal(signal.SIGHUP)
-        assert closed_with(ws).code == 1001
-    # An assigned port is assigned anew.
-    ports = eventually(lambda: re.findall(server.listening, server.log)[1:], "uWSGI listens again")
-    server.port = int(ports[0])
-    eventually(server.answers, "the new worker answers")
-
-
-def test_on_close_runs_when_the_server_reloads(launch):
-    server = launch(app="apps.closing:main()", variant="uwsgi-threads", coverage=False)
-    with server.sync_connect("/waiting") as ws:
-        assert ws.recv() == "opened"
-        server.signal(signal.SIGHUP)
-        assert closed_with(ws).code == 1001
-    server.wait_for_log("on_close ran: 1001")

@@ -1,4 +1,4 @@
-"""Stop, reload and recycling of gunicorn with open connections."""
+"""Stop, reload and recycling of a server with open connections."""
 
 from __future__ import annotations
 
@@ -12,12 +12,7 @@ from test_websocket import closed_with
 from websockets.exceptions import ConnectionClosed
 
 
-@pytest.fixture(scope="session", params=["gunicorn-uvloop", "gunicorn-asyncio"])
-def variant(request):
-    return request.param
-
-
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_closes_with_1001(launch, signum: int, variant: str):
     server = launch(variant=variant)
     with server.sync_connect("/recorder") as ws, server.sync_connect("/echo") as other:
@@ -44,8 +39,8 @@ def test_a_reload_closes_with_1012(launch, variant: str):
     assert server.wait() == 0
 
 
-def test_recycling_closes_with_1012_and_counts_websockets(launch):
-    server = launch(args=["--max-requests", "6"])
+def test_recycling_closes_with_1012_and_counts_websockets(launch, variant: str):
+    server = launch(variant=variant, workers={"max_requests": 6})
     with server.sync_connect("/recorder") as ws:
         assert ws.recv() == "opened"
         for _ in range(10):
@@ -54,8 +49,8 @@ def test_recycling_closes_with_1012_and_counts_websockets(launch):
         assert closed_with(ws).code == 1012
 
 
-def test_on_close_runs_when_the_server_stops(launch, tmp_path):
-    server = launch(app="apps.closing:main()")
+def test_on_close_runs_when_the_server_stops(launch, variant: str):
+    server = launch(variant=variant, app="apps.closing:main()")
     with server.sync_connect("/waiting") as ws:
         assert ws.recv() == "opened"
         server.signal(signal.SIGTERM)
@@ -64,8 +59,9 @@ def test_on_close_runs_when_the_server_stops(launch, tmp_path):
     assert server.log.count("on_close ran: 1001") == 1
 
 
-def test_a_view_that_does_not_end_is_cancelled_within_the_graceful_timeout(launch):
-    server = launch(args=["--graceful-timeout", "2"], settings={GRACE: "3600"})
+def test_a_view_that_does_not_end_is_cancelled_within_the_graceful_timeout(launch, variant: str):
+    settings = {GRACE: "3600"}
+    server = launch(variant=variant, workers={"graceful_timeout": 2}, settings=settings)
     with server.sync_connect("/recorder") as ws:
         assert ws.recv() == "opened"
         ws.send("sleep")
@@ -78,8 +74,8 @@ def test_a_view_that_does_not_end_is_cancelled_within_the_graceful_timeout(launc
 GRACE = "aiopyramid.websocket.disconnect_grace"
 
 
-def test_a_peer_that_does_not_answer_the_close_does_not_hold_up_the_stop(launch):
-    server = launch(args=["--graceful-timeout", "2"])
+def test_a_peer_that_does_not_answer_the_close_does_not_hold_up_the_stop(launch, variant: str):
+    server = launch(variant=variant, workers={"graceful_timeout": 2})
     with server.raw_websocket("/recorder") as ws:
         ws.send(frame(0x81, b"x"))
         server.signal(signal.SIGTERM)
@@ -87,7 +83,7 @@ def test_a_peer_that_does_not_answer_the_close_does_not_hold_up_the_stop(launch)
         assert ws.close_code() == 1001
 
 
-async def test_reloads_under_load_lose_no_acknowledged_message(launch):
+async def test_reloads_under_load_lose_no_acknowledged_message(launch, variant: str):
     """
     Clients send numbered messages, and again those that were not echoed.
 
@@ -95,7 +91,7 @@ async def test_reloads_under_load_lose_no_acknowledged_message(launch):
     connection is sent again after the reconnect. So in the end the echoes have
     each number, and all of them in order within a connection.
     """
-    server = launch(args=["--workers", "2", "--graceful-timeout", "10"])
+    server = launch(variant=variant, workers={"workers": 2, "graceful_timeout": 10})
     reloads = 3
     enough = asyncio.Event()
     codes: list[int | None] = []
@@ -117,10 +113,10 @@ async def test_reloads_under_load_lose_no_acknowledged_message(launch):
     tasks = [asyncio.create_task(client()) for _ in range(10)]
     for n in range(reloads):
         await asyncio.sleep(0.3)
-        booted = server.log.count("Booting worker")
+        booted = server.log.count(server.workers_started)
         server.signal(signal.SIGHUP)
         deadline = asyncio.get_running_loop().time() + PATIENCE
-        while server.log.count("Booting worker") < booted + 2 or len(codes) < 10 * (n + 1):
+        while server.log.count(server.workers_started) < booted + 2 or len(codes) < 10 * (n + 1):
             assert asyncio.get_running_loop().time() < deadline, server.log
             await asyncio.sleep(0.02)
     enough.set()

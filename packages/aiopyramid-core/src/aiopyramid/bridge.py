@@ -390,9 +390,10 @@ def _wait_in_thread(awaitable: Awaitable[T]) -> T:
 
 
 async def _as_coroutine(awaitable: Awaitable[T]) -> T:
-    # What runs below is no part of the thread's call, and not to be interrupted.
-    _thread_call.set(None)
-    _thread_waits.set(True)
+    if _thread_call.get() is not None:
+        # What runs below is no part of the thread's call, and not to be interrupted.
+        _thread_call.set(None)
+        _thread_waits.set(True)
     return await awaitable
 
 

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 def includeme(config: Configurator) -> None:
-    """Give uWSGI's request threads an event loop; ``aiopyramid`` includes this in uWSGI."""
+    """Let requests under uWSGI wait for coroutines; ``aiopyramid`` includes this there."""
     from pyramid.events import NewRequest
 
-    from . import connection, runner
+    from . import runner, wsgi
 
     runner.install()
-    config.add_subscriber(connection.offer_upgrade, NewRequest)
+    config.add_subscriber(wsgi.prepare, NewRequest)

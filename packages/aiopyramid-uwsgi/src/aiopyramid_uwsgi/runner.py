@@ -1,109 +1,208 @@
 """
-An event loop for uWSGI's request threads.
+An event loop for each of uWSGI's worker processes.
 
-Every worker process has one loop, in a thread of its own, which begins when it
-is first needed: after the fork, as threads do not survive one. Request threads
-wait for coroutines through the bridge; WebSockets live on the loop, so they
-hold no request thread.
+uWSGI runs requests in one of two ways, and the loop runs accordingly:
+
+thread mode (``threads``)
+    The loop runs in a thread of its own. Requests run in uWSGI's threads and
+    wait for coroutines through the bridge.
+loop mode (``asyncio`` and ``greenlet``)
+    uWSGI itself runs the loop, in the main thread, and each request in a
+    greenlet. Views that are no coroutines run in the loop's executor.
+
+In both, WebSockets live on the loop and hold no thread or greenlet of uWSGI's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import uwsgi
-from pyramid.exceptions import ConfigurationError
 from websockets.frames import CloseCode
 
 from aiopyramid import bridge
 from aiopyramid.websocket.session import end_sessions
 
-logger = logging.getLogger("aiopyramid.uwsgi")
+from . import options
+from .signals import HeldSignals
 
-# How long views have to end when the worker does, in seconds.
+# How long the views of WebSockets have to end when the worker does, in seconds.
 END_TIMEOUT = 10.0
 
+CODES = {
+    signal.SIGHUP: CloseCode.SERVICE_RESTART,  # a graceful reload
+    signal.SIGTERM: CloseCode.SERVICE_RESTART,  # a brutal one
+    signal.SIGINT: CloseCode.GOING_AWAY,
+}
 
-class LoopThread:
-    """The event loop of this worker process."""
+
+class Worker:
+    """The event loop of a process: of a worker, or of another one that needs it."""
+
+    mode: str
 
     def __init__(self) -> None:
+        self.new_loop = options.loop_factory()
+        self.threads = options.executor_threads()
         self.lock = threading.Lock()
         self.pid = 0
         self.running: asyncio.AbstractEventLoop | None = None
+        self.signals: HeldSignals | None = None
+        self.ending: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Make the loop, in the main thread of a new process."""
+        if not uwsgi.worker_id():
+            return  # a mule or spooler, which may need none
+        self.pid = os.getpid()
+        self.running = loop = self._make_loop()
+        self.signals = HeldSignals(CODES, loop, self._signalled)
+        uwsgi.log(
+            f"aiopyramid: worker {uwsgi.worker_id()} runs coroutines on "
+            f"{type(loop).__module__.partition('.')[0]} "
+            f"{self.mode}, with up to {uwsgi.cores} requests at a time"
+        )
+        self._run(loop)
+
+    def _make_loop(self) -> asyncio.AbstractEventLoop:
+        loop = self.new_loop()
+        loop.set_default_executor(ThreadPoolExecutor(self.threads, "aiopyramid"))
+        return loop
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        raise NotImplementedError
 
     def loop(self) -> asyncio.AbstractEventLoop:
-        """Return the running loop; start it first, once a process."""
+        """Return the loop; in a process that is no worker, start it first."""
         if self.pid != os.getpid():
             with self.lock:
                 if self.pid != os.getpid():
-                    self._start()
+                    self.running = self._make_loop()
+                    run_in_thread(self.running)
                     self.pid = os.getpid()
         assert self.running is not None
         return self.running
 
-    def _start(self) -> None:
-        self.running = loop = new_event_loop()
-        loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix="aiopyramid"))
-        started = threading.Event()
-        loop.call_soon(started.set)
-        threading.Thread(target=_run, args=[loop], name="aiopyramid-loop", daemon=True).start()
-        started.wait()
-        logger.info("worker %d waits for coroutines on %s in a thread", uwsgi.worker_id(), loop)
+    def hold_signals(self) -> None:
+        """From now on, there may be connections to close before uWSGI gets a signal."""
+        if self.signals is not None:
+            self.signals.hold()
 
-    def end(self) -> None:
-        """Close the connections of this worker; uWSGI calls it at the worker's end."""
-        if self.running is None or self.pid != os.getpid():
-            return
-        ending = end_sessions(CloseCode.GOING_AWAY, END_TIMEOUT)
-        asyncio.run_coroutine_threadsafe(ending, self.running).result(END_TIMEOUT + 1)
-        self.running.call_soon_threadsafe(self.running.stop)
+    def _signalled(self, signum: int) -> None:
+        if self.ending is None:
+            self.ending = self.loop().create_task(self._end(signum))
 
+    async def _end(self, signum: int) -> None:
+        assert self.signals is not None
+        code = CODES[signal.Signals(signum)]
+        if not uwsgi.masterpid():
+            code = CloseCode.GOING_AWAY  # nobody starts the worker again
+        try:
+            await self._close(code)
+        finally:
+            self.signals.release(signum)
 
-def _run(loop: asyncio.AbstractEventLoop) -> None:
-    # A signal is delivered to any thread that does not block it, and uWSGI's
-    # handlers end the process right there, which this thread has to survive
-    # for `LoopThread.end`.
-    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    loop.run_forever()
+    async def _close(self, code: int) -> None:
+        await end_sessions(code, min(END_TIMEOUT, options.mercy() / 2))
 
 
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """Make a loop: uvloop's where it is installed."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
+class ThreadModeWorker(Worker):
+    """A loop in a thread of its own, for requests in other threads."""
+
+    mode = "in a thread of its own"
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        assert self.signals is not None
+        self.signals.listen()
+        uwsgi.atexit = self._at_exit  # type: ignore[attr-defined]
+        run_in_thread(loop)
+
+    def _at_exit(self) -> None:
+        # When uWSGI recycles a worker, it does so without a signal.
+        if self.ending is None:
+            closing = self._close(CloseCode.SERVICE_RESTART)
+            asyncio.run_coroutine_threadsafe(closing, self.loop()).result(END_TIMEOUT + 1)
 
 
-loop_thread = LoopThread()
+class LoopModeWorker(Worker):
+    """The loop that uWSGI's asyncio plugin runs."""
+
+    mode = "in the main thread"
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)  # the plugin asks asyncio for it
+        loop.call_soon(self._begin)
+
+    def _begin(self) -> None:
+        # uWSGI's own handlers would drop requests as well as connections.
+        self.hold_signals()
+        if options.may_recycle():
+            self._watch()
+
+    def _watch(self) -> None:
+        # The plugin does not see that uWSGI wants to recycle its worker.
+        if options.is_recycled():
+            os.kill(os.getpid(), signal.SIGHUP)
+        else:
+            self.loop().call_later(1, self._watch)
+
+    async def _close(self, code: int) -> None:
+        for fd in uwsgi.sockets:
+            self.loop().remove_reader(fd)  # others accept, from now on
+        await super()._close(code)
+        if code == CloseCode.SERVICE_RESTART:
+            await self._finish_requests()
+
+    async def _finish_requests(self) -> None:
+        try:
+            async with asyncio.timeout(options.mercy() / 4):
+                while options.this_worker()["status"] == b"busy":  # noqa: ASYNC110 - only uWSGI knows
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            uwsgi.log(f"aiopyramid: worker {uwsgi.worker_id()} drops requests that do not end")
 
 
-def install() -> None:
+def run_in_thread(loop: asyncio.AbstractEventLoop) -> None:
+    """Run a loop in a new thread, until the process ends."""
+    started = threading.Event()
+    loop.call_soon(started.set)
+    threading.Thread(target=loop.run_forever, name="aiopyramid-loop", daemon=True).start()
+    started.wait()
+
+
+worker: Worker | None = None
+"""The loop of this process, and of those that are forked from it."""
+
+
+def install() -> Worker:
     """
-    Let this process's request threads wait for coroutines.
+    Let this process and its workers wait for coroutines.
 
     Raises:
-        pyramid.exceptions.ConfigurationError: If uWSGI runs without threads.
+        pyramid.exceptions.ConfigurationError: If uWSGI's options forbid it, or
+            one of ours has no such value.
     """
-    if not has_threads(uwsgi.opt):
-        raise ConfigurationError(
-            "uWSGI runs without threads, and coroutines need one: "
-            "set enable-threads = true, and threads = N for N requests at a time"
-        )
-    bridge.thread_loop = loop_thread.loop
-    uwsgi.atexit = loop_thread.end  # type: ignore[attr-defined]
+    global worker
+    if worker is None:
+        worker = LoopModeWorker() if options.is_loop_mode() else ThreadModeWorker()
+        bridge.thread_loop = worker.loop
+        if uwsgi.worker_id():
+            worker.start()  # uWSGI loads its applications after the fork
+        else:
+            _after_fork(worker.start)
+    return worker
 
 
-def has_threads(options: dict[str, Any]) -> bool:
-    """Tell whether uWSGI's options start Python's threads."""
-    names = {name.decode() if isinstance(name, bytes) else name for name in options}
-    return bool({"threads", "enable-threads"} & names)
+def _after_fork(function: Callable[[], None]) -> None:
+    # There is room for one hook, and uwsgidecorators takes it when imported.
+    try:
+        from uwsgidecorators import postfork
+    except Exception:  # without a master process, it raises just that
+        uwsgi.post_fork_hook = function
+    else:
+        postfork(function)

@@ -29,6 +29,9 @@ sessions: set[Session] = set()
 accepted: WeakSet[Session] = WeakSet()
 """Those whose response is on its way; forgotten if it does not go out."""
 
+ending: int | None = None
+"""The close code for those that come while this process ends."""
+
 
 async def end_sessions(code: int, timeout: float) -> None:
     """
@@ -41,6 +44,8 @@ async def end_sessions(code: int, timeout: float) -> None:
         code: Close code: 1001 where the server stops, 1012 where it restarts.
         timeout: Time for all of it, in seconds.
     """
+    global ending
+    ending = code
     tasks = [session.close(code) for session in tuple(sessions)]
     if tasks:
         _, late = await asyncio.wait(tasks, timeout=timeout * 0.75)
@@ -139,6 +144,8 @@ class Session:
         sessions.add(self)
         self.task = asyncio.get_running_loop().create_task(self._run())
         self.task.add_done_callback(self._ended)
+        if ending is not None:
+            self.ws.close_nowait(ending)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         sessions.discard(self)
