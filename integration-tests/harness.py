@@ -67,13 +67,15 @@ def frame(first_byte: int, payload: bytes = b"") -> bytes:
 class RawWebsocket:
     """A WebSocket without a client library."""
 
-    def __init__(self, sock: socket.socket, path: str, headers: dict[str, str]) -> None:
+    def __init__(
+        self, sock: socket.socket, path: str, headers: dict[str, str], early: bytes = b""
+    ) -> None:
         self.socket = sock
         self.rest = b""
         changed = {name.replace("_", "-"): value for name, value in headers.items()}
         head = {"Host": "x"} | HANDSHAKE | changed
         lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
-        sock.sendall(f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode())
+        sock.sendall(f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode() + early)
         while b"\r\n\r\n" not in self.rest:
             data = sock.recv(65536)
             assert data, self.rest
