@@ -329,7 +329,8 @@ class UWSGIServer(Server):
         options += ["--max-requests", max_requests, "--min-worker-lifetime", 0]
         return [str(option) for option in options]
 
-    def executable(self) -> Path:
+    @staticmethod
+    def executable() -> Path:
         return Path(sys.executable).with_name("uwsgi")
 
     def command(self, app: str, args: list[str]) -> list[str]:
@@ -346,7 +347,8 @@ class UWSGILoopServer(UWSGIServer):
 
     mode: ClassVar[list[str]] = ["--asyncio", "50", "--greenlet"]
 
-    def executable(self) -> Path:
+    @staticmethod
+    def executable() -> Path:
         return uwsgi_with_plugins()
 
     def command(self, app: str, args: list[str]) -> list[str]:

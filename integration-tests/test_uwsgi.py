@@ -36,9 +36,3 @@ async def test_more_websockets_are_open_than_there_are_threads(server: Server):
 
         for n in range(50):
             group.create_task(talk(n))
-
-
-def test_uwsgi_without_threads_is_refused_at_the_start(launch):
-    server = launch(variant="uwsgi-threads", args=["--enable-threads=false"], wait=False)
-    assert server.wait() != 0
-    assert "ConfigurationError: uWSGI runs without threads" in server.log

@@ -23,6 +23,11 @@ OPTIONS = WebsocketOptions(ping_interval=0, close_timeout=5, disconnect_grace=0.
 CLOSE = b"\x88\x80\0\0\0\0"
 
 
+@pytest.fixture(autouse=True)
+def not_ending(monkeypatch):
+    monkeypatch.setattr("aiopyramid.websocket.session.ending", None)
+
+
 @pytest.fixture
 def registry():
     return Registry("test")
@@ -296,6 +301,21 @@ async def test_sessions_end_with_the_code_of_the_server(start):
         assert view.calls == [("on_open", None), ("on_close", 1012)]
         assert not sessions
     await end_sessions(1001, 5)  # none left
+
+
+async def test_a_session_that_was_accepted_before_the_end_is_closed_when_it_opens(start):
+    view = Callbacks()
+    request = SimpleNamespace(method="GET", path="/path", remote_addr="1.2.3.4")
+    waiting = Session(view, None, request, OPTIONS, Handshake([], None, []))
+    ending = asyncio.ensure_future(end_sessions(1012, 5))
+    await asyncio.sleep(0)
+    assert not ending.done()
+    async with start(view) as client:
+        assert await client.reader.readexactly(4) == b"\x88\x02\x03\xf4"
+        client.writer.write(CLOSE)
+        accepted.discard(waiting)  # its response did not go out
+        await ending
+    assert view.calls == [("on_open", 1012), ("on_close", 1012)]
 
 
 async def test_a_session_that_does_not_end_is_cancelled_in_time(start):

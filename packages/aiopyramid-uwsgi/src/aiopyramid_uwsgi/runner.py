@@ -122,11 +122,19 @@ class ThreadModeWorker(Worker):
         uwsgi.atexit = self._at_exit  # type: ignore[attr-defined]
         run_in_thread(loop)
 
+    async def _end(self, signum: int) -> None:
+        if signum == signal.SIGHUP:
+            # uWSGI accepts no more, and exits when its threads have finished.
+            assert self.signals is not None
+            self.signals.release(signum)
+        else:
+            await super()._end(signum)
+
     def _at_exit(self) -> None:
-        # When uWSGI recycles a worker, it does so without a signal.
-        if self.ending is None:
-            closing = self._close(CloseCode.SERVICE_RESTART)
-            asyncio.run_coroutine_threadsafe(closing, self.loop()).result(END_TIMEOUT + 1)
+        # uWSGI recycles a worker without a signal.
+        code = CloseCode.SERVICE_RESTART if uwsgi.masterpid() else CloseCode.GOING_AWAY
+        closing = asyncio.run_coroutine_threadsafe(self._close(code), self.loop())
+        closing.result(END_TIMEOUT + 1)
 
 
 class LoopModeWorker(Worker):

@@ -46,13 +46,15 @@ async def end_sessions(code: int, timeout: float) -> None:
     """
     global ending
     ending = code
-    tasks = [session.close(code) for session in tuple(sessions)]
-    if tasks:
-        _, late = await asyncio.wait(tasks, timeout=timeout * 0.75)
-        for task in late:
-            task.cancel()
-        if late:
-            await asyncio.wait(late, timeout=timeout * 0.25)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout * 0.75):
+            while sessions or accepted:
+                tasks = [session.close(code) for session in tuple(sessions)]
+                # Those that were accepted just now close when they open.
+                await (asyncio.wait(tasks) if tasks else asyncio.sleep(0.01))
+    late = [session.cancel() for session in tuple(sessions)]
+    if late:
+        await asyncio.wait(late, timeout=timeout * 0.25)
 
 
 def closing_code(exc: BaseException) -> int:
@@ -137,6 +139,12 @@ class Session:
         """Begin to close the open connection; return the task that runs the view."""
         self.ws.close_nowait(code)
         assert self.task is not None
+        return self.task
+
+    def cancel(self) -> asyncio.Task[None]:
+        """Cancel the task that runs the view, and return it."""
+        assert self.task is not None
+        self.task.cancel()
         return self.task
 
     def _start(self) -> None:
