@@ -1,15 +1,19 @@
 # Two commands need no preparation but Python 3.11 or later:
 #   make demo   runs the demo application
 #   make test   passes the tests
+# make demo-uwsgi runs the demo under uWSGI, which it builds: gcc is needed.
 # Each makes the virtualenv .venv with Hatch in it, which does everything else.
 
 PYTHON ?= python3
 HATCH = .venv/bin/hatch
 
-.PHONY: demo test lint types docs build check autobahn clean
+.PHONY: demo demo-uwsgi test lint types docs build check autobahn clean
 
 demo: $(HATCH)
 	$(HATCH) run demo
+
+demo-uwsgi: $(HATCH)
+	$(HATCH) run uwsgi:demo
 
 test: $(HATCH)
 	$(HATCH) run test:run

@@ -1,9 +1,10 @@
 """
 The demo of aiopyramid: coroutine views, threaded views and a WebSocket on one page.
 
-Run it from the root of the repository::
+Run it from the root of the repository, under either server::
 
     gunicorn -c demo/gunicorn.conf.py
+    uwsgi --ini demo/uwsgi.ini
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pyramid.httpexceptions import HTTPBadRequest
 from pyramid.response import FileResponse, Response
 from pyramid.view import view_config
 
-from aiopyramid.websocket.config import WebsocketMapper
+from aiopyramid.websocket.config import AutoWebsocketMapper
 from aiopyramid.websocket.exceptions import WebsocketClosed
 from aiopyramid.websocket.view import WebsocketConnectionView
 
@@ -112,7 +113,7 @@ room = Room()
 @view_config(
     route_name="home",
     websocket=True,
-    mapper=WebsocketMapper,
+    mapper=AutoWebsocketMapper,
     max_message_size=4096,
     max_connections=MAX_TABS,
 )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
-from harness import Server
+from harness import HANDSHAKE, Server
 
 
 @pytest.fixture(scope="session", params=["uwsgi-threads"])
@@ -36,3 +37,20 @@ async def test_more_websockets_are_open_than_there_are_threads(server: Server):
 
         for n in range(50):
             group.create_task(talk(n))
+
+
+def test_a_connection_that_uwsgi_encrypts_is_refused_for_websockets(launch, tls_files):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    args = ["--https-socket", f"127.0.0.1:{port},{tls_files['cert']},{tls_files['key']}"]
+    server = launch(variant="uwsgi-threads", args=args)
+    with server.sync_connect("/echo") as ws:  # on the other socket
+        ws.send("plain")
+        assert ws.recv() == "plain"
+    server.port, server.tls = port, tls_files
+    with server.client() as client:
+        assert client.get("/sleep?s=0").status_code == 200
+        refused = client.get("/echo", headers=HANDSHAKE)
+    assert refused.status_code == 501
+    assert "use its https router with http-websockets" in refused.text
+    assert "WebSocket /echo refused: uWSGI itself encrypts" in server.log

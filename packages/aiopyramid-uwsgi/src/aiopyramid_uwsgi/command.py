@@ -142,9 +142,7 @@ def parser() -> argparse.ArgumentParser:
         "--mode", choices=["thread", "loop"], help="default: loop, if this uWSGI has that mode"
     )
     command.set_defaults(run=ini)
-    command = commands.add_parser(
-        "build", help=build_uwsgi.__doc__, description=build.build.__doc__
-    )
+    command = commands.add_parser("build", help=BUILD, description=BUILD)
     command.add_argument(
         "--wheel-dir", type=Path, help="leave a wheel there, and do not install it"
     )

@@ -47,6 +47,15 @@ def is_loop_mode() -> bool:
     return False
 
 
+def tls_sockets() -> list[str]:
+    """Return the addresses where uWSGI's workers themselves do TLS."""
+    return [
+        value.partition(",")[0]
+        for name in ("https-socket", "suwsgi-socket", "ssl-socket")
+        for value in _texts(name)
+    ]
+
+
 def _is_main_interpreter() -> bool:
     try:
         signal.set_wakeup_fd(signal.set_wakeup_fd(-1))
@@ -92,10 +101,15 @@ def executor_threads() -> int:
     return int(value)
 
 
+def _texts(name: str) -> list[str]:
+    values: Any = uwsgi.opt.get(name, [])
+    if not isinstance(values, list):
+        values = [values]
+    return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+
+
 def _text(name: str, default: str) -> str:
-    value: Any = uwsgi.opt.get(name, default)
-    value = value[-1] if isinstance(value, list) else value  # as uWSGI, the last one
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return [default, *_texts(name)][-1]  # as uWSGI, the last one
 
 
 def number(name: str, default: int = 0) -> int:

@@ -94,9 +94,13 @@ class WebsocketMapperBase(AsyncioMapperBase):
 
     def _place_for(self, request: Any, options: WebsocketOptions) -> upgrade.Upgrade:
         place: upgrade.Upgrade | None = request.environ.get(upgrade.KEY)
-        if place is None:
+        if place is None or place.refusal:
             software = request.environ.get("SERVER_SOFTWARE", "this server")
-            message = f"{software} cannot carry WebSockets as it is run; use {self.server}"
+            message = (
+                place.refusal
+                if place is not None
+                else f"{software} cannot carry WebSockets as it is run; use {self.server}"
+            )
             logger.error("WebSocket %s refused: %s", request.path, message)
             raise HTTPNotImplemented(message)
         _check_room(options)

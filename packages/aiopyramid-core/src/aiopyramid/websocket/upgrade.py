@@ -17,11 +17,15 @@ class Upgrade:
 
     The server opens it, if the response that finally comes out of the
     application has status 101.
+
+    Args:
+        refusal: Why this connection cannot become a WebSocket, if it cannot.
     """
 
-    __slots__ = ("session",)
+    __slots__ = ("refusal", "session")
 
-    def __init__(self) -> None:
+    def __init__(self, refusal: str = "") -> None:
+        self.refusal = refusal
         self.session: Session | None = None
 
     def accept(self, session: Session, response: Any) -> None:
