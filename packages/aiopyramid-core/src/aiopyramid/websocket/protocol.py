@@ -525,16 +525,21 @@ class WebsocketProtocol(asyncio.Protocol):
         for earlier in list(self.pings):
             sent, waiter = self.pings.pop(earlier)
             latency = now - sent
-            if waiter is not None and not waiter.done():
+            if waiter is None:  # for keep-alive
+                self._schedule_ping(latency)
+            elif not waiter.done():
                 waiter.set_result(latency)
             if earlier == payload:
                 self.connection.latency = latency
                 break
 
-    def _schedule_ping(self) -> None:
+    def _schedule_ping(self, elapsed: float = 0) -> None:
+        """Ping when ``ping_interval`` is over, of which ``elapsed`` already is."""
+        if self.keepalive_timer is not None:
+            self.keepalive_timer.cancel()
         if self.options.ping_interval and self.open:
             self.keepalive_timer = self.loop.call_later(
-                self.options.ping_interval, self._keep_alive
+                max(0, self.options.ping_interval - elapsed), self._keep_alive
             )
 
     def _keep_alive(self) -> None:
@@ -548,12 +553,12 @@ class WebsocketProtocol(asyncio.Protocol):
             self._schedule_ping()
 
     def _check_pong(self, payload: bytes) -> None:
-        if payload in self.pings and self.reading:
+        if self.reading:
             self.fail(CloseCode.INTERNAL_ERROR, "no pong in time")
         else:
             # While reading is paused, a pong that has come cannot be seen.
-            self.pings.pop(payload, None)
-            self._schedule_ping()
+            self.pings.pop(payload)
+            self._schedule_ping(self.options.ping_timeout)
 
     # The end.
 
