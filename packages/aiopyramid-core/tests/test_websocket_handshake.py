@@ -247,6 +247,16 @@ def test_a_request_of_the_own_origin_passes(base_url, origin):
     assert check_origin(request, WebsocketOptions()) is None
 
 
+@pytest.mark.parametrize(("forwarded", "scheme"), [("ws", "http"), ("wss", "https")])
+def test_a_proxy_may_forward_the_scheme_of_the_websocket(forwarded, scheme):
+    request = make_request(Origin=f"{scheme}://example.com")
+    request.environ["wsgi.url_scheme"] = forwarded
+    assert check_origin(request, WebsocketOptions()) is None
+    request.environ["wsgi.url_scheme"] = {"ws": "wss", "wss": "ws"}[forwarded]
+    with pytest.raises(HTTPForbidden, match="of https?://"):
+        check_origin(request, WebsocketOptions())
+
+
 @pytest.mark.parametrize(
     "origin",
     ["http://evil.org", "https://example.com", "http://example.com:8080", "null", "", "nonsense"],

@@ -93,12 +93,14 @@ def check_origin(request: Any, options: WebsocketOptions) -> None:
     origin = request.headers.get("Origin")
     if origin is None:  # no browser
         return
-    own = Origin(request.scheme, host, PORTS.get(request.scheme) if port is None else port)
+    # Some proxies, such as Traefik, forward the WebSocket's own scheme.
+    scheme = {"ws": "http", "wss": "https"}.get(request.scheme, request.scheme)
+    own = Origin(scheme, host, PORTS.get(scheme) if port is None else port)
     trusted = aslist(request.registry.settings.get("pyramid.csrf_trusted_origins", ()))
     if not is_allowed(origin, own, options.origins, trusted):
         raise HTTPForbidden(
             f"pages of origin {origin} may not open this WebSocket of "
-            f"{request.scheme}://{request.host}; if they should, "
+            f"{scheme}://{request.host}; if they should, "
             "list the origin in aiopyramid.websocket.origins"
         )
 
