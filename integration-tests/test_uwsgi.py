@@ -52,5 +52,5 @@ def test_a_connection_that_uwsgi_encrypts_is_refused_for_websockets(launch, tls_
         assert client.get("/sleep?s=0").status_code == 200
         refused = client.get("/echo", headers=HANDSHAKE)
     assert refused.status_code == 501
-    assert "use its https router with http-websockets" in refused.text
-    assert "WebSocket /echo refused: uWSGI itself encrypts" in server.log
+    assert "replace https-socket by https and http-websockets = true" in refused.text
+    assert "WebSocket /echo refused: uWSGI encrypts this connection" in server.log

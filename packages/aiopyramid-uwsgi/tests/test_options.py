@@ -99,13 +99,28 @@ def test_a_bad_number_of_threads_is_an_error(options, uwsgi, value):
         options.executor_threads()
 
 
-def test_sockets_where_workers_do_tls(options, uwsgi):
-    uwsgi.opt = {
-        "http-socket": b":8080",
-        "https-socket": [b":8443,cert,key", b"=0,cert,key"],
-        "ssl-socket": b"/run/x.sock,cert,key",
-    }
-    assert options.tls_sockets() == [":8443", "=0", "/run/x.sock"]
+@pytest.mark.parametrize(
+    ("opt", "environ", "address", "obstacle"),
+    [
+        ({"http-socket": b":80"}, {}, ("127.0.0.1", 80), ""),
+        ({"https-socket": b":443,cert,key"}, {}, ("127.0.0.1", 443), "encrypts"),
+        ({"https-socket": [b":80,c,k", b"[::1]:443,c,k"]}, {}, ("::1", 443, 0, 0), "encrypts"),
+        ({"https-socket": b":443,cert,key"}, {}, ("127.0.0.1", 80), ""),
+        ({"https-socket": b"=0,cert,key"}, {}, ("127.0.0.1", 80), "encrypts"),
+        ({"https-socket": b":0,cert,key"}, {}, ("127.0.0.1", 80), "encrypts"),
+        ({"ssl-socket": b"/run/x.sock,cert,key"}, {}, "/run/x.sock", "encrypts"),
+        ({"ssl-socket": b"/run/x.sock,cert,key"}, {}, "/run/y.sock", ""),
+        ({"http": b":80"}, {"UWSGI_ROUTER": "http"}, "", "set http-websockets = true"),
+        ({"https": b":443,c,k"}, {"UWSGI_ROUTER": "http"}, "", "set http-websockets = true"),
+        ({"http": b":80", "http-websockets": True}, {"UWSGI_ROUTER": "http"}, "", ""),
+        ({"socket": b":3031"}, {"UWSGI_ROUTER": "http"}, "", ""),  # a router of its own
+    ],
+)
+def test_what_keeps_a_websocket_from_working(options, uwsgi, opt, environ, address, obstacle):
+    uwsgi.opt = opt
+    found = options.obstacle(environ, address)
+    assert obstacle in found
+    assert bool(found) is bool(obstacle)
 
 
 @pytest.mark.parametrize(

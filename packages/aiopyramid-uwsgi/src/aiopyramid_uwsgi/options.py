@@ -47,21 +47,46 @@ def is_loop_mode() -> bool:
     return False
 
 
-def tls_sockets() -> list[str]:
-    """Return the addresses where uWSGI's workers themselves do TLS."""
-    return [
-        value.partition(",")[0]
-        for name in ("https-socket", "suwsgi-socket", "ssl-socket")
-        for value in _texts(name)
-    ]
-
-
 def _is_main_interpreter() -> bool:
     try:
         signal.set_wakeup_fd(signal.set_wakeup_fd(-1))
     except ValueError:
         return False
     return True
+
+
+def obstacle(environ: dict[str, Any], local_address: Any) -> str:
+    """
+    Tell what would keep a WebSocket from working after a handshake that looks well.
+
+    Args:
+        environ: The request's WSGI environ.
+        local_address: The server's end of its connection, as the `socket` module has it.
+    """
+    if environ.get("UWSGI_ROUTER") == "http":
+        # The router may run in a uWSGI of its own, whose options are not known here.
+        if not ROUTERS.isdisjoint(uwsgi.opt) and RAW.isdisjoint(uwsgi.opt):
+            return "uWSGI's router passes no frames on: set http-websockets = true"
+    elif _is_tls_socket(local_address):
+        return (
+            "uWSGI encrypts this connection itself, so nobody else can write to it: "
+            "replace https-socket by https and http-websockets = true"
+        )
+    return ""
+
+
+# uWSGI's HTTP routers, what makes them pass on more than a request and its
+# response, and sockets of workers that speak TLS.
+ROUTERS = {"http", "httprouter", "https", "https2"}
+RAW = {"http-raw-body", "http-websockets"}
+TLS = ("https-socket", "ssl-socket", "suwsgi-socket")
+
+
+def _is_tls_socket(address: Any) -> bool:
+    # Ports are unique; what has none is a Unix socket, or one that is known by a number.
+    own = address if isinstance(address, str) else str(address[1])
+    bound = [value.partition(",")[0] for name in TLS for value in _texts(name)]
+    return any(each.rpartition(":")[2] in (own, "0") or each[0] == "=" for each in bound)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

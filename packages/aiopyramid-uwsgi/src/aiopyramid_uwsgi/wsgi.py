@@ -16,11 +16,6 @@ from aiopyramid.websocket.upgrade import KEY, Upgrade
 
 from . import options, runner
 
-CIPHER_TEXT = (
-    "uWSGI itself encrypts connections to its https-socket, and cannot hand them over; "
-    "use its https router with http-websockets, or a proxy such as nginx"
-)
-
 
 def prepare(event: Any) -> None:
     """Make ready a request that Pyramid begins with (`pyramid.events.NewRequest`)."""
@@ -28,23 +23,14 @@ def prepare(event: Any) -> None:
     worker = runner.install()
     worker.hold_signals()
     if "HTTP_UPGRADE" in request.environ:
-        request.environ[KEY] = UWSGIUpgrade(CIPHER_TEXT if _is_encrypted() else "")
+        with _copy_of_connection() as connection:
+            address = connection.getsockname()
+        request.environ[KEY] = UWSGIUpgrade(options.obstacle(request.environ, address))
     if isinstance(worker, runner.LoopModeWorker):
         # uWSGI knows its requests by their greenlets. Views run in others, and
         # in threads, where it can neither read a body nor send a file.
         request.make_body_seekable()
         request.environ.pop("wsgi.file_wrapper", None)
-
-
-def _is_encrypted() -> bool:
-    sockets = options.tls_sockets()
-    if not sockets:
-        return False
-    with socket.socket(fileno=os.dup(uwsgi.connection_fd())) as connection:
-        address = connection.getsockname()
-    # Ports are unique; what has none is a Unix socket, or one that uWSGI has numbered.
-    own = address if isinstance(address, str) else str(address[1])
-    return any(bound.rpartition(":")[2] in (own, "0") or bound[0] == "=" for bound in sockets)
 
 
 class UWSGIUpgrade(Upgrade):
@@ -68,8 +54,12 @@ def take_connection(session: Session) -> Iterator[bytes]:
     connection lives on in a copy of uWSGI's descriptor.
     """
     yield b""
-    sock = socket.socket(fileno=os.dup(uwsgi.connection_fd()))
+    sock = _copy_of_connection()
     sock.setblocking(False)
     uwsgi.disconnect()  # or it might read the next request, where it keeps connections
     loop = runner.install().loop()
     bridge.await_(loop.connect_accepted_socket(session.open, sock))
+
+
+def _copy_of_connection() -> socket.socket:
+    return socket.socket(fileno=os.dup(uwsgi.connection_fd()))

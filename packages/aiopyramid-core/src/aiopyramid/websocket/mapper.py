@@ -14,11 +14,10 @@ from pyramid.viewderivers import requestonly
 from .. import bridge
 from ..config import AsyncioMapperBase, View
 from ..helpers import as_coroutine_function, is_coroutine_function
-from . import handshake, upgrade
+from . import handshake, session, upgrade
 from .callbacks import awaitable, mark_generators
 from .options import OPTIONS, WebsocketOptions, from_settings
-from .session import Session, sessions
-from .session import accepted as accepted_sessions
+from .session import Session
 
 logger = logging.getLogger("aiopyramid.websocket")
 
@@ -94,17 +93,16 @@ class WebsocketMapperBase(AsyncioMapperBase):
 
     def _place_for(self, request: Any, options: WebsocketOptions) -> upgrade.Upgrade:
         place: upgrade.Upgrade | None = request.environ.get(upgrade.KEY)
-        if place is None or place.refusal:
-            software = request.environ.get("SERVER_SOFTWARE", "this server")
-            message = (
-                place.refusal
-                if place is not None
-                else f"{software} cannot carry WebSockets as it is run; use {self.server}"
-            )
+        if place is None or place.obstacle:
+            message = place.obstacle if place else self._not_offered(request)
             logger.error("WebSocket %s refused: %s", request.path, message)
             raise HTTPNotImplemented(message)
         _check_room(options)
         return place
+
+    def _not_offered(self, request: Any) -> str:
+        software = request.environ.get("SERVER_SOFTWARE", "this server")
+        return f"{software} cannot carry WebSockets as it is run; use {self.server}"
 
 
 class AutoWebsocketMapper(WebsocketMapperBase):
@@ -122,7 +120,9 @@ def options_of(registry: Any) -> WebsocketOptions:
 
 
 def _check_room(options: WebsocketOptions) -> None:
-    if len(sessions) + len(accepted_sessions) >= options.max_connections:
+    if session.ending is not None:
+        raise HTTPServiceUnavailable("this worker is ending")
+    if len(session.sessions) + len(session.accepted) >= options.max_connections:
         raise HTTPServiceUnavailable(
             f"this worker has its {options.max_connections} WebSocket connections"
         )

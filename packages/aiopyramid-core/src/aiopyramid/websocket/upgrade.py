@@ -17,16 +17,14 @@ class Upgrade:
 
     The server opens it, if the response that finally comes out of the
     application has status 101.
-
-    Args:
-        refusal: Why this connection cannot become a WebSocket, if it cannot.
     """
 
-    __slots__ = ("refusal", "session")
+    __slots__ = ("obstacle", "session")
 
-    def __init__(self, refusal: str = "") -> None:
-        self.refusal = refusal
+    def __init__(self, obstacle: str = "") -> None:
         self.session: Session | None = None
+        #: What keeps this connection from carrying a WebSocket, and what to do about it.
+        self.obstacle = obstacle
 
     def accept(self, session: Session, response: Any) -> None:
         """
