@@ -152,6 +152,7 @@ class Server:
     name = "gunicorn"
     keepalive: int | None = None  # as many connections as the client likes
     listening = r"Listening at: https?://[\d.]+:(\d+)"
+    bind: tuple[str, ...] = ()  # options that say where to listen, if not on any port
 
     def __init__(self, log: Path, tls: dict[str, Path] | None = None, worker: str = WORKER) -> None:
         self.log_file = log
@@ -171,7 +172,7 @@ class Server:
 
     def command(self, app: str, args: list[str]) -> list[str]:
         command = [sys.executable, "-m", "gunicorn", "--worker-class", self.worker]
-        command += ["--bind", "127.0.0.1:0", "--no-control-socket"]
+        command += [*(self.bind or ("--bind", "127.0.0.1:0")), "--no-control-socket"]
         # The clients keep their connections, and may be slower than the default.
         command += ["--keep-alive", str(int(PATIENCE))]
         command += ["--access-logfile", "-", "--pythonpath", str(HERE)]
@@ -287,7 +288,12 @@ class Server:
         return connect(self.ws_url(path), **self._ws_options(options))
 
     def sync_connect(self, path: str, **options: Any) -> Any:
-        return sync_connect(self.ws_url(path), **self._ws_options(options))
+        options = self._ws_options(options)
+        if options["ssl"] is not None:
+            # This client reads in a thread of its own, and OpenSSL sometimes loses what
+            # is written while that thread reads the session tickets of TLS 1.3.
+            options["ssl"].maximum_version = ssl.TLSVersion.TLSv1_2
+        return sync_connect(self.ws_url(path), **options)
 
     def ws_url(self, path: str) -> str:
         return f"{'wss' if self.tls else 'ws'}://127.0.0.1:{self.port}{path}"
@@ -337,7 +343,8 @@ class UWSGIServer(Server):
         # An assigned port would be assigned anew by a reload.
         with socket.create_server(("127.0.0.1", 0)) as probe:
             address = f"127.0.0.1:{probe.getsockname()[1]}"
-        command = [str(self.executable()), "--http-socket", address, *self.mode]
+        bind = self.bind or ("--http-socket", address)
+        command = [str(self.executable()), *bind, *self.mode]
         command += ["--master", "--need-app", "--die-on-term", "--pythonpath", str(HERE)]
         return [*command, *args, "--module", app]
 

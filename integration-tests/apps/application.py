@@ -152,6 +152,18 @@ def stream_threaded(request):
     return Response(app_iter=chunks(), content_type="application/octet-stream")
 
 
+@view_config(route_name="stream_held")
+async def stream_held(request):
+    """Stream a little, and the rest when told to, over HTTP."""
+
+    async def chunks():
+        yield b"begin"
+        await use_executor(go_on.wait)()
+        yield b"end"
+
+    return Response(app_iter=chunks())
+
+
 @view_config(route_name="stream_fails")
 async def stream_fails(request):
     async def chunks():
@@ -429,7 +441,7 @@ def record_ended(event: WebsocketEnded) -> None:
 
 ROUTES = (
     "up state sleep generator threaded environ echo_body form count_body count_body_async "
-    "stream stream_threaded stream_fails file error value_error hints status page echo "
+    "stream stream_threaded stream_held stream_fails file error value_error hints status page echo "
     "echo_deflate echo_plain echo_autobahn json recorder context secret constructor subprotocols "
     "attr callbacks slow_reader go_on slow_handshake cancelled"
 )
