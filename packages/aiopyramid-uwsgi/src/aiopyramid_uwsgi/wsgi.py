@@ -22,7 +22,7 @@ def prepare(event: Any) -> None:
     request = event.request
     worker = runner.install()
     worker.hold_signals()
-    if "HTTP_UPGRADE" in request.environ:
+    if "HTTP_UPGRADE" in request.environ and KEY not in request.environ:
         with _copy_of_connection() as connection:
             address = connection.getsockname()
         request.environ[KEY] = UWSGIUpgrade(options.obstacle(request.environ, address))
