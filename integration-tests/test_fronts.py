@@ -81,12 +81,10 @@ def test_a_large_body_comes_and_goes_whole(front: Front):
         assert client.post("/echo_body", content=body).content == body
 
 
-def test_a_body_of_unknown_length_arrives_by_way_of_nginx(front: Front):
+def test_a_body_of_unknown_length_arrives(front: Front):
     with front.clients.client() as client:
         chunks = iter([b"x" * 65536] * 16)
-        # uWSGI itself reads no chunked body.
-        size = 2**20 if front.is_nginx else 0
-        assert client.post("/count_body", content=chunks).json() == {"size": size}
+        assert client.post("/count_body", content=chunks).json() == {"size": 2**20}
 
 
 def test_a_stream_is_passed_on_as_it_comes(front: Front):
@@ -250,6 +248,15 @@ def test_uwsgi_refuses_websockets_that_would_be_deaf_or_mute(start, name, change
         front.clients.sync_connect("/echo")
     assert refused.value.response.status_code == 501
     assert hint in refused.value.response.body.decode()
+
+
+def test_uwsgi_refuses_chunks_that_its_router_keeps_back(start):
+    front = start("uwsgi-threads", "http")
+    front.launch(changes={"http-chunked-input = true\n": ""})
+    with front.clients.client() as client:
+        response = client.post("/count_body", content=iter([b"x", b"y"]))
+    assert response.status_code == 411
+    assert "set http-chunked-input = true" in response.text
 
 
 def test_gunicorn_believes_the_proxies_that_it_is_told_of(start):

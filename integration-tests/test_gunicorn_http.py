@@ -13,14 +13,6 @@ def variant(request):
     return request.param
 
 
-@pytest.mark.parametrize("size", [0, 1, 5 * 2**20])
-def test_a_chunked_body_is_read_in_a_coroutine_view(server: Server, size: int):
-    body = b"." * size
-    content = (body[i : i + 50_000] for i in range(0, size, 50_000))
-    with server.client() as client:
-        assert client.post("/echo_body", content=content).content == body
-
-
 def test_coroutine_views_run_on_the_loop_and_threaded_views_in_threads(server: Server):
     with server.client() as client:
         on_loop = client.get("/sleep?s=0").json()

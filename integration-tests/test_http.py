@@ -57,6 +57,14 @@ def test_a_body_of_any_size_is_read_in_a_coroutine_view(server: Server, size: in
         assert client.post("/echo_body", content=body).content == body
 
 
+@pytest.mark.parametrize("size", [0, 1, 5 * 2**20])
+def test_a_chunked_body_is_read_in_a_coroutine_view(server: Server, size: int):
+    body = b"." * size
+    content = (body[i : i + 50_000] for i in range(0, size, 50_000))
+    with server.client() as client:
+        assert client.post("/echo_body", content=content).content == body
+
+
 def test_a_form_with_a_file_is_read_in_a_coroutine_view(server: Server):
     with server.client() as client:
         answer = client.post(

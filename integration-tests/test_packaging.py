@@ -64,6 +64,25 @@ def test_the_gunicorn_wheel_serves_in_an_empty_environment(dist: Path, launch, t
     run(python, "-c", "import uvloop, gunicorn_h1c")
 
 
+@pytest.mark.parametrize("uwsgi", ["uwsgi", "pyuwsgi"])
+def test_the_uwsgi_wheel_serves_in_an_empty_environment(
+    dist: Path, launch, tmp_path: Path, uwsgi: str
+):
+    if uwsgi == "uwsgi":
+        python = install(tmp_path / "venv", dist, "aiopyramid-uwsgi")
+    else:  # as documented, for machines without a compiler
+        python = install(tmp_path / "venv", dist, "aiopyramid-core", "pyuwsgi", "uvloop")
+        run(python, "-m", "pip", "install", "-q", "--no-deps", *dist.glob("aiopyramid_uwsgi*.whl"))
+    ini = run(python.with_name("aiopyramid-uwsgi"), "ini", "apps.minimal:main()", cwd=HERE)
+    file = tmp_path / "uwsgi.ini"
+    file.write_text(ini.replace("127.0.0.1:8080", "127.0.0.1:0"))
+    server = launch(variant="uwsgi-threads", command=[str(python.with_name(uwsgi)), "--ini", file])
+    with server.sync_connect("/echo") as ws:
+        ws.send("from a wheel")
+        assert ws.recv() == "from a wheel"
+    assert "runs coroutines on uvloop" in server.log
+
+
 def test_core_alone_names_the_package_to_install(dist: Path, tmp_path: Path):
     python = install(tmp_path / "venv", dist, "aiopyramid-core")
     run(python, "-c", "import aiopyramid.config, aiopyramid.helpers, aiopyramid.websocket.view")

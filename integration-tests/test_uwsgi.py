@@ -54,3 +54,13 @@ def test_a_connection_that_uwsgi_encrypts_is_refused_for_websockets(launch, tls_
     assert refused.status_code == 501
     assert "replace https-socket by https and http-websockets = true" in refused.text
     assert "WebSocket /echo refused: uWSGI encrypts this connection" in server.log
+
+
+def test_uwsgis_limit_counts_for_chunked_bodies_too(launch):
+    server = launch(variant="uwsgi-threads", args=["--limit-post", "100000"])
+    with server.client() as client:
+        chunks = [b"x" * 50_000] * 2
+        assert client.post("/count_body", content=iter(chunks)).json() == {"size": 100_000}
+        response = client.post("/count_body", content=iter([*chunks, b"x"]))
+    assert response.status_code == 413
+    assert "the body exceeds 100000 bytes" in response.text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyramid.config import Configurator
 
-from aiopyramid.websocket.config import WebsocketMapper
+from aiopyramid.websocket.config import AutoWebsocketMapper
 
 
 def up(request):
@@ -22,5 +22,5 @@ def main():
         config.add_route("up", "/up")
         config.add_view(up, route_name="up", renderer="string")
         config.add_route("echo", "/echo")
-        config.add_view(echo, route_name="echo", mapper=WebsocketMapper)
+        config.add_view(echo, route_name="echo", mapper=AutoWebsocketMapper)
         return config.make_wsgi_app()

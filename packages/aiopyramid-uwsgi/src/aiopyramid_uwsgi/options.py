@@ -64,8 +64,7 @@ def obstacle(environ: dict[str, Any], local_address: Any) -> str:
         local_address: The server's end of its connection, as the `socket` module has it.
     """
     if environ.get("UWSGI_ROUTER") == "http":
-        # The router may run in a uWSGI of its own, whose options are not known here.
-        if not ROUTERS.isdisjoint(uwsgi.opt) and RAW.isdisjoint(uwsgi.opt):
+        if _router_lacks("http-websockets"):
             return "uWSGI's router passes no frames on: set http-websockets = true"
     elif _is_tls_socket(local_address):
         return (
@@ -75,10 +74,18 @@ def obstacle(environ: dict[str, Any], local_address: Any) -> str:
     return ""
 
 
-# uWSGI's HTTP routers, what makes them pass on more than a request and its
-# response, and sockets of workers that speak TLS.
+def loses_chunks(environ: dict[str, Any]) -> bool:
+    """Tell whether the chunks of a request's body do not arrive."""
+    return environ.get("UWSGI_ROUTER") == "http" and _router_lacks("http-chunked-input")
+
+
+def _router_lacks(option: str) -> bool:
+    # The router may run in a uWSGI of its own, whose options are not known here.
+    return not ROUTERS.isdisjoint(uwsgi.opt) and {option, "http-raw-body"}.isdisjoint(uwsgi.opt)
+
+
+# uWSGI's HTTP routers, and sockets of workers that speak TLS.
 ROUTERS = {"http", "httprouter", "https", "https2"}
-RAW = {"http-raw-body", "http-websockets"}
 TLS = ("https-socket", "ssl-socket", "suwsgi-socket")
 
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 import uwsgi
+from pyramid.httpexceptions import HTTPLengthRequired, HTTPRequestEntityTooLarge
 
 from aiopyramid import bridge
 from aiopyramid.websocket.session import Session
 from aiopyramid.websocket.upgrade import KEY, Upgrade
 
 from . import options, runner
+
+logger = logging.getLogger("aiopyramid.uwsgi")
 
 
 def prepare(event: Any) -> None:
@@ -26,11 +31,41 @@ def prepare(event: Any) -> None:
         with _copy_of_connection() as connection:
             address = connection.getsockname()
         request.environ[KEY] = UWSGIUpgrade(options.obstacle(request.environ, address))
+    chunked = request.headers.pop("Transfer-Encoding", "").lower() == "chunked"
+    if chunked and request.content_length is None:  # else a proxy has read it
+        read_chunks(request)
     if isinstance(worker, runner.LoopModeWorker):
         # uWSGI knows its requests by their greenlets. Views run in others, and
         # in threads, where it can neither read a body nor send a file.
         request.make_body_seekable()
         request.environ.pop("wsgi.file_wrapper", None)
+
+
+def read_chunks(request: Any) -> None:
+    """
+    Read a chunked body, which uWSGI leaves out of ``wsgi.input``, into a temporary file.
+
+    Raises:
+        pyramid.httpexceptions.HTTPLengthRequired: If uWSGI's router keeps it back.
+        pyramid.httpexceptions.HTTPRequestEntityTooLarge: If it exceeds ``limit-post``.
+    """
+    if options.loses_chunks(request.environ):
+        logger.error("%s refused: %s", request.path, LOST_CHUNKS)
+        raise HTTPLengthRequired(LOST_CHUNKS)
+    body = tempfile.SpooledTemporaryFile(SPOOL_SIZE)  # noqa: SIM115 - lives as long as the request
+    limit = options.number("limit-post")
+    while chunk := uwsgi.chunked_read():
+        body.write(chunk)
+        if 0 < limit < body.tell():
+            raise HTTPRequestEntityTooLarge(f"the body exceeds {limit} bytes")
+    request.content_length = body.tell()
+    body.seek(0)
+    request.body_file_raw = body
+    request.is_body_seekable = True
+
+
+SPOOL_SIZE = 64 * 1024
+LOST_CHUNKS = "uWSGI's router passes no chunked bodies on: set http-chunked-input = true"
 
 
 class UWSGIUpgrade(Upgrade):
