@@ -40,7 +40,7 @@ async def test_two_hundred_requests_wait_at_the_same_time(server: Server):
     assert {response.status_code for response in responses} == {200}
     # One after the other they would take 200 times as long as one. Most of
     # what is measured here is the client, on as many cores as the server.
-    assert all_of_them < 40 * one
+    assert all_of_them < 100 * one
 
 
 async def test_each_of_many_mixed_requests_sees_itself(server: Server):

@@ -8,4 +8,4 @@ from aiopyramid.websocket.mapper import WebsocketMapperBase
 class UWSGIWebsocketMapper(WebsocketMapperBase):
     """Maps WebSocket views for applications that run under uWSGI."""
 
-    server = "uWSGI with threads, and config.include('aiopyramid')"
+    server = "uWSGI, and config.include('aiopyramid')"

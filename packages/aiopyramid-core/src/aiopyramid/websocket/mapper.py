@@ -14,10 +14,11 @@ from pyramid.viewderivers import requestonly
 from .. import bridge
 from ..config import AsyncioMapperBase, View
 from ..helpers import as_coroutine_function, is_coroutine_function
-from . import handshake, session, upgrade
+from . import handshake, upgrade
 from .callbacks import awaitable, mark_generators
 from .options import OPTIONS, WebsocketOptions, from_settings
-from .session import Session
+from .session import Session, sessions
+from .session import accepted as accepted_sessions
 
 logger = logging.getLogger("aiopyramid.websocket")
 
@@ -108,7 +109,9 @@ class WebsocketMapperBase(AsyncioMapperBase):
 class AutoWebsocketMapper(WebsocketMapperBase):
     """Maps WebSocket views for whichever server runs the application."""
 
-    server = "gunicorn with AsyncGunicornWorker, or uWSGI"
+    server = (
+        "gunicorn -k aiopyramid.gunicorn.worker.AsyncGunicornWorker, or uWSGI with aiopyramid-uwsgi"
+    )
 
 
 def options_of(registry: Any) -> WebsocketOptions:
@@ -120,9 +123,7 @@ def options_of(registry: Any) -> WebsocketOptions:
 
 
 def _check_room(options: WebsocketOptions) -> None:
-    if session.ending is not None:
-        raise HTTPServiceUnavailable("this worker is ending")
-    if len(session.sessions) + len(session.accepted) >= options.max_connections:
+    if len(sessions) + len(accepted_sessions) >= options.max_connections:
         raise HTTPServiceUnavailable(
             f"this worker has its {options.max_connections} WebSocket connections"
         )
