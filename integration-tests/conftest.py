@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import HERE, WORKER, Server, UWSGILoopServer, UWSGIServer
+from harness import WORKER, Server, UWSGILoopServer, UWSGIServer
 
 VARIANTS: dict[str, tuple[type[Server], list[str]]] = {
     "gunicorn-uvloop": (Server, ["--asgi-loop", "uvloop"]),
@@ -16,16 +16,6 @@ VARIANTS: dict[str, tuple[type[Server], list[str]]] = {
     "uwsgi-uvloop": (UWSGILoopServer, ["--set", "aiopyramid-loop=uvloop"]),
     "uwsgi-asyncio": (UWSGILoopServer, ["--set", "aiopyramid-loop=asyncio"]),
 }
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run side by side, let those that share a server run in one process."""
-    for item in items:
-        if item.path.is_relative_to(HERE):
-            params = item.callspec.params if hasattr(item, "callspec") else {}
-            group = f"{item.path.stem} {params.get('variant', '')}"
-            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture

@@ -380,3 +380,12 @@ def uwsgi_with_plugins() -> Path:
             executable.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(built, executable)
     return executable
+
+
+NEEDS_TLS = "needs a uWSGI that was built with Debian's package libssl-dev"
+
+
+@functools.cache
+def uwsgi_has_tls() -> bool:
+    command = [UWSGIServer.executable(), "--help"]
+    return "--https " in subprocess.run(command, capture_output=True, text=True).stdout

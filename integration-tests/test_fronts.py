@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 import signal
 import socket
 import struct
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from fronts import Front, fronts_of
-from harness import RawWebsocket, frame
+from harness import NEEDS_TLS, RawWebsocket, frame, uwsgi_has_tls
 from test_websocket import closed_with
 from websockets.exceptions import InvalidStatus
 from websockets.frames import Close
@@ -55,14 +52,8 @@ def make_front(variant: str, name: str, folder: Path, tls_files: dict[str, Path]
     if "_pass" in name and shutil.which("nginx") is None:
         pytest.skip("needs nginx, Debian's package of that name")
     if name == "https" and not uwsgi_has_tls():
-        pytest.skip("needs a uWSGI that was built with Debian's package libssl-dev")
+        pytest.skip(NEEDS_TLS)
     return Front(variant, name, folder, tls_files)
-
-
-@functools.cache
-def uwsgi_has_tls() -> bool:
-    uwsgi = Path(sys.executable).with_name("uwsgi")
-    return "--https " in subprocess.run([uwsgi, "--help"], capture_output=True, text=True).stdout
 
 
 # HTTP.

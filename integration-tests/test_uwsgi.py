@@ -6,7 +6,7 @@ import asyncio
 import socket
 
 import pytest
-from harness import HANDSHAKE, Server
+from harness import HANDSHAKE, NEEDS_TLS, Server, uwsgi_has_tls
 
 
 @pytest.fixture(scope="session", params=["uwsgi-threads"])
@@ -39,6 +39,7 @@ async def test_more_websockets_are_open_than_there_are_threads(server: Server):
             group.create_task(talk(n))
 
 
+@pytest.mark.skipif(not uwsgi_has_tls(), reason=NEEDS_TLS)
 def test_a_connection_that_uwsgi_encrypts_is_refused_for_websockets(launch, tls_files):
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]

@@ -28,6 +28,7 @@ def pytest_asyncio_loop_factories(config, item):
 @pytest.fixture(autouse=True)
 def threadlocals_as_found():
     """Undo what ``config.include("aiopyramid")`` does to the whole process."""
+    threadlocal.uninstall()  # other tests may have run before, in this process
     yield
     threadlocal.uninstall()
     manager.clear()
