@@ -11,6 +11,7 @@ import pytest
 
 from aiopyramid import bridge
 from aiopyramid.bridge import (
+    ThreadCall,
     await_,
     can_wait,
     in_worker_thread,
@@ -766,6 +767,20 @@ async def test_cancelling_the_caller_interrupts_the_thread_when_it_waits_next(no
     with pytest.raises(asyncio.CancelledError):
         await task
     assert steps == ["interrupted", 4]
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_an_interrupted_thread_is_so_even_if_what_it_waits_for_was_quick(done):
+    call, future = ThreadCall(), Future()
+    call.interrupt()
+    if done:
+        future.set_result(1)
+    with pytest.raises(CancelledError):
+        call.wait(future)
+    assert future.cancelled() is not done
+    second = Future()
+    second.set_result(2)
+    assert call.wait(second) == 2
 
 
 async def test_a_cancelled_caller_waits_for_a_thread_that_never_waits():

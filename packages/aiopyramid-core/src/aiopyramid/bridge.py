@@ -351,10 +351,11 @@ class ThreadCall:
         """In the thread: wait for a future, unless interrupted."""
         with self.lock:
             self.waiting_for = future
-            if self.interrupted:
-                self.interrupted = False
-                future.cancel()
+            interrupted, self.interrupted = self.interrupted, False
         try:
+            if interrupted:
+                future.cancel()  # which may be too late
+                raise concurrent.futures.CancelledError
             return future.result()
         finally:
             with self.lock:
