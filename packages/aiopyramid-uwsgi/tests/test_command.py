@@ -107,10 +107,23 @@ def test_what_names_no_application_is_refused(uwsgi, monkeypatch, capsys, applic
         run(monkeypatch, capsys, "ini", application)
 
 
-def test_build_needs_pip(monkeypatch, capsys):
+def test_build_needs_pip(uwsgi, monkeypatch, capsys):
+    uwsgi(STOCK)
     monkeypatch.setattr(build.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="this environment has no pip: python -m ensurepip"):
         run(monkeypatch, capsys, "build")
+
+
+def test_build_leaves_a_uwsgi_with_the_plugins_alone(uwsgi, monkeypatch, capsys):
+    uwsgi(PLUGINS)
+    monkeypatch.setattr(build, "build", None)
+    assert run(monkeypatch, capsys, "build") == "uWSGI has loop mode already\n"
+
+
+def test_build_says_what_the_new_uwsgi_can_do(uwsgi, monkeypatch, capsys):
+    uwsgi(STOCK)
+    monkeypatch.setattr(build, "build", lambda wheel_dir: uwsgi(PLUGINS))
+    assert "loop mode:   yes" in run(monkeypatch, capsys, "build")
 
 
 @pytest.mark.parametrize("status", [0, 1])

@@ -118,6 +118,10 @@ def application_options(application: str) -> str:
 
 
 def build_uwsgi(args: argparse.Namespace) -> None:
+    """Build uWSGI with the plugins, unless the one that is installed has them."""
+    if args.wheel_dir is None and build.version() and has_loop_mode(find_uwsgi()):
+        print("uWSGI has loop mode already")
+        return
     try:
         build.build(wheel_dir=args.wheel_dir)
     except build.BuildError as exc:
