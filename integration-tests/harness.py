@@ -150,7 +150,6 @@ class Server:
     """
 
     name = "gunicorn"
-    keepalive: int | None = None  # as many connections as the client likes
     listening = r"Listening at: https?://[\d.]+:(\d+)"
     bind: tuple[str, ...] = ()  # options that say where to listen, if not on any port
 
@@ -267,14 +266,11 @@ class Server:
             timeout=timeout,
             verify=self.trust or True,
             trust_env=False,
-            limits=httpx.Limits(max_keepalive_connections=self.keepalive),
             **options,
         )
 
     def async_client(self, **options: Any) -> httpx.AsyncClient:
-        options["limits"] = httpx.Limits(
-            max_connections=None, max_keepalive_connections=self.keepalive
-        )
+        options["limits"] = httpx.Limits(max_connections=None)
         return httpx.AsyncClient(
             base_url=self.url,
             timeout=PATIENCE,
@@ -324,7 +320,6 @@ class UWSGIServer(Server):
     """uWSGI with request threads, as it comes from PyPI."""
 
     name = "uwsgi"
-    keepalive = 0  # its http-socket closes without saying so before
     listening = r"bound to TCP address 127\.0\.0\.1:(\d+)"
 
     mode: ClassVar[list[str]] = ["--threads", "8"]

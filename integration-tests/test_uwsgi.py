@@ -65,3 +65,9 @@ def test_uwsgis_limit_counts_for_chunked_bodies_too(launch):
         response = client.post("/count_body", content=iter([*chunks, b"x"]))
     assert response.status_code == 413
     assert "the body exceeds 100000 bytes" in response.text
+
+
+def test_a_connection_that_uwsgi_closes_is_said_to_be(server: Server):
+    with server.client() as client:
+        response = client.get("/sleep?s=0")
+        assert response.headers["connection"] == "close"

@@ -74,6 +74,11 @@ def obstacle(environ: dict[str, Any], local_address: Any) -> str:
     return ""
 
 
+def keeps_connections(environ: dict[str, Any]) -> bool:
+    """Tell whether another request may come on the connection of this one."""
+    return "UWSGI_ROUTER" in environ or "http11-socket" in uwsgi.opt
+
+
 def loses_chunks(environ: dict[str, Any]) -> bool:
     """Tell whether the chunks of a request's body do not arrive."""
     return environ.get("UWSGI_ROUTER") == "http" and _router_lacks("http-chunked-input")

@@ -31,6 +31,8 @@ def prepare(event: Any) -> None:
         with _copy_of_connection() as connection:
             address = connection.getsockname()
         request.environ[KEY] = UWSGIUpgrade(options.obstacle(request.environ, address))
+    if not options.keeps_connections(request.environ):
+        request.add_response_callback(announce_close)
     chunked = request.headers.pop("Transfer-Encoding", "").lower() == "chunked"
     if chunked and request.content_length is None:  # else a proxy has read it
         read_chunks(request)
@@ -39,6 +41,12 @@ def prepare(event: Any) -> None:
         # in threads, where it can neither read a body nor send a file.
         request.make_body_seekable()
         request.environ.pop("wsgi.file_wrapper", None)
+
+
+def announce_close(request: Any, response: Any) -> None:
+    """Say that uWSGI closes the connection, or clients would use it again (RFC 9112, 9.6)."""
+    if response.status_code != 101:
+        response.headers.add("Connection", "close")
 
 
 def read_chunks(request: Any) -> None:
