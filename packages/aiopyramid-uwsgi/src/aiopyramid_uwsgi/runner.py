@@ -94,7 +94,8 @@ class Worker:
             self.signals.hold()
 
     def _signalled(self, signum: int) -> None:
-        if self.ending is None:
+        # Again if uWSGI had no handler yet when it was passed on.
+        if self.ending is None or self.ending.done():
             self.ending = self.loop().create_task(self._end(signum))
 
     async def _end(self, signum: int) -> None:

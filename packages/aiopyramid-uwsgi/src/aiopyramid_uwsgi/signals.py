@@ -41,12 +41,10 @@ class Action:
 
 
 def _prepare(signum: int, handler: Any) -> Action:
-    # uWSGI is still going to set its handlers, so Python's must wait.
-    now = Action(signum)
+    # It is in force until uWSGI sets its own: a new worker has none of them yet,
+    # and would lose the signal.
     signal.signal(signum, handler)
-    python = Action(signum)
-    now.restore()
-    return python
+    return Action(signum)
 
 
 class HeldSignals:
