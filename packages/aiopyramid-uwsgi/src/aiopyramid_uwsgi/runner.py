@@ -41,6 +41,13 @@ CODES = {
 }
 
 
+def code_for(signum: int) -> int:
+    """Return the close code for when a signal ends this worker."""
+    if not uwsgi.masterpid():
+        return CloseCode.GOING_AWAY  # nobody starts the worker again
+    return CODES[signal.Signals(signum)]
+
+
 class Worker:
     """The event loop of a process: of a worker, or of another one that needs it."""
 
@@ -67,6 +74,8 @@ class Worker:
             f"{type(loop).__module__.partition('.')[0]} "
             f"{self.mode}, with up to {uwsgi.cores} requests at a time"
         )
+        if options.may_recycle():
+            loop.call_later(1, self._watch)
         self._run(loop)
 
     def _make_loop(self) -> asyncio.AbstractEventLoop:
@@ -98,13 +107,17 @@ class Worker:
         if self.ending is None or self.ending.done():
             self.ending = self.loop().create_task(self._end(signum))
 
+    def _watch(self) -> None:
+        # Neither idle threads nor the plugin see that uWSGI wants to recycle its worker.
+        if options.is_recycled():
+            os.kill(self.pid, signal.SIGHUP)
+        else:
+            self.loop().call_later(1, self._watch)
+
     async def _end(self, signum: int) -> None:
         assert self.signals is not None
-        code = CODES[signal.Signals(signum)]
-        if not uwsgi.masterpid():
-            code = CloseCode.GOING_AWAY  # nobody starts the worker again
         try:
-            await self._close(code)
+            await self._close(code_for(signum))
         finally:
             self.signals.release(signum)
 
@@ -128,12 +141,13 @@ class ThreadModeWorker(Worker):
             # uWSGI accepts no more, and exits when its threads have finished.
             assert self.signals is not None
             self.signals.release(signum)
+            await self._close(code_for(signum))
         else:
             await super()._end(signum)
 
     def _at_exit(self) -> None:
         # uWSGI recycles a worker without a signal.
-        code = CloseCode.SERVICE_RESTART if uwsgi.masterpid() else CloseCode.GOING_AWAY
+        code = code_for(signal.SIGHUP)
         closing = asyncio.run_coroutine_threadsafe(self._close(code), self.loop())
         closing.result(END_TIMEOUT + 1)
 
@@ -145,20 +159,8 @@ class LoopModeWorker(Worker):
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)  # the plugin asks asyncio for it
-        loop.call_soon(self._begin)
-
-    def _begin(self) -> None:
         # uWSGI's own handlers would drop requests as well as connections.
-        self.hold_signals()
-        if options.may_recycle():
-            self._watch()
-
-    def _watch(self) -> None:
-        # The plugin does not see that uWSGI wants to recycle its worker.
-        if options.is_recycled():
-            os.kill(os.getpid(), signal.SIGHUP)
-        else:
-            self.loop().call_later(1, self._watch)
+        loop.call_soon(self.hold_signals)
 
     async def _close(self, code: int) -> None:
         for fd in uwsgi.sockets:
