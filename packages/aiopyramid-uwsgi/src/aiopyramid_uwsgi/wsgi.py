@@ -94,12 +94,15 @@ def take_connection(session: Session) -> Iterator[bytes]:
     Take the connection from uWSGI when the head of the response is out.
 
     uWSGI writes the head with the first chunk, even an empty one. The
-    connection lives on in a copy of uWSGI's descriptor.
+    connection lives on in a copy of uWSGI's descriptor, which itself is put on
+    a file without content: where uWSGI keeps connections, it would read a next
+    request from this one, and ``uwsgi.disconnect()`` would not stop it.
     """
     yield b""
     sock = _copy_of_connection()
     sock.setblocking(False)
-    uwsgi.disconnect()  # or it might read the next request, where it keeps connections
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), uwsgi.connection_fd(), inheritable=False)
     loop = runner.install().loop()
     bridge.await_(loop.connect_accepted_socket(session.open, sock))
 
