@@ -16,6 +16,7 @@ In both, WebSockets live on the loop and hold no thread or greenlet of uWSGI's.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import threading
@@ -80,8 +81,12 @@ class Worker:
 
     def _make_loop(self) -> asyncio.AbstractEventLoop:
         loop = self.new_loop()
-        loop.set_default_executor(ThreadPoolExecutor(self.threads, "aiopyramid"))
+        executor = ThreadPoolExecutor(self.threads, "aiopyramid", self._thread_started)
+        loop.set_default_executor(executor)
         return loop
+
+    def _thread_started(self) -> None:
+        """Prepare a thread that was started here."""
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         raise NotImplementedError
@@ -92,6 +97,7 @@ class Worker:
             with self.lock:
                 if self.pid != os.getpid():
                     self.running = self._make_loop()
+                    self.running.call_soon(self._thread_started)
                     run_in_thread(self.running)
                     self.pid = os.getpid()
         assert self.running is not None
@@ -161,6 +167,11 @@ class LoopModeWorker(Worker):
         asyncio.set_event_loop(loop)  # the plugin asks asyncio for it
         # uWSGI's own handlers would drop requests as well as connections.
         loop.call_soon(self.hold_signals)
+
+    def _thread_started(self) -> None:
+        # With its greenlet plugin, uWSGI's functions give up the GIL by this
+        # function's counterpart, which would free the state of the thread.
+        ctypes.pythonapi.PyGILState_Ensure()
 
     async def _close(self, code: int) -> None:
         for fd in uwsgi.sockets:
