@@ -37,6 +37,11 @@ def is_loop_mode() -> bool:
             raise ConfigurationError(
                 "uWSGI runs with asyncio, but its requests could not wait: set greenlet = true"
             )
+        if "http11-socket" in uwsgi.opt:
+            raise ConfigurationError(
+                "uWSGI with asyncio cannot keep connections: "
+                "set http-socket in place of http11-socket"
+            )
         return True
     if engine or "async" in uwsgi.opt:
         raise ConfigurationError(
