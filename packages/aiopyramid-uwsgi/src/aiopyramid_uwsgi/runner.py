@@ -128,7 +128,7 @@ class Worker:
             self.signals.release(signum)
 
     async def _close(self, code: int) -> None:
-        await end_sessions(code, min(END_TIMEOUT, options.mercy() / 2))
+        await end_sessions(code, min(END_TIMEOUT, options.mercy() / 3))
 
 
 class ThreadModeWorker(Worker):
@@ -179,6 +179,7 @@ class LoopModeWorker(Worker):
         await super()._close(code)
         if code == CloseCode.SERVICE_RESTART:
             await self._finish_requests()
+            await super()._close(code)  # those that were opening handshakes
 
     async def _finish_requests(self) -> None:
         try:
