@@ -1,0 +1,12 @@
+"""A mule that waits for a coroutine."""
+
+from __future__ import annotations
+
+import uwsgi
+from apps.processes import value
+
+from aiopyramid.helpers import synchronize
+
+while True:
+    message = uwsgi.mule_get_msg().decode()
+    print("mule:", synchronize(value)(message), flush=True)
