@@ -108,4 +108,6 @@ class HeldSignals:
         """Give the signals back to uWSGI, and this one at once."""
         for action in self.uwsgi:
             action.restore()
-        signal.pthread_kill(self.main_thread, signum)
+        # Before that, it comes back here until uWSGI has set its handlers.
+        delay = 0 if self.uwsgi else 0.1
+        self.loop.call_later(delay, signal.pthread_kill, self.main_thread, signum)
