@@ -6,12 +6,11 @@ Their configurations are those that the documentation shows.
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
 from conftest import VARIANTS
-from harness import HERE, Server, eventually
+from harness import HERE, Server, eventually, reserve_port
 
 CONFIGS = HERE.parent / "docs" / "examples" / "fronts"
 
@@ -56,14 +55,6 @@ def fronts_of(*variants: str) -> list[tuple[str, str]]:
     return [(variant, front) for variant in variants for front in FRONTS[VARIANTS[variant][0].name]]
 
 
-def reserve_port() -> socket.socket:
-    """Keep a port from others; one process can listen there as long as this is open."""
-    reserved = socket.socket()
-    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    reserved.bind(("127.0.0.1", 0))
-    return reserved
-
-
 def configuration(name: str, changes: dict[str, str]) -> str:
     """Read one of the documentation's files, and put in what is different here."""
     text = (CONFIGS / name).read_text()
@@ -87,12 +78,11 @@ class Front:
         kind, self.args = VARIANTS[variant]
         self.folder = folder
         self.server = kind(folder / "server.log")
-        self.reserved = reserve_port()
         self.tls = tls_files if {"https", "tls"} & {self.config, *self.traits} else None
         self.tls_files = tls_files
         self.clients: Server = Nginx(folder / "nginx.log") if self.is_nginx else self.server
         self.clients.tls = self.tls
-        self.clients.port = self.reserved.getsockname()[1]
+        self.clients.port = reserve_port()
 
     @property
     def is_nginx(self) -> bool:
@@ -156,16 +146,16 @@ class Front:
         (self.folder / "site.conf").write_text(configuration(f"{self.config}.conf", changes))
         (self.folder / "nginx.conf").write_text(NGINX.format(options=options))
         command = ["nginx", "-p", str(self.folder), "-c", "nginx.conf", "-e", "stderr"]
-        self.clients.launch(command=command, coverage=False)
+        self.clients.launch(command=command)
 
     def stop(self) -> None:
         """Stop both."""
         self.server.stop()
         self.clients.stop()
-        self.reserved.close()
 
 
 class Nginx(Server):
     """nginx before a server."""
 
     name = "nginx"
+    measured = False

@@ -43,6 +43,21 @@ def eventually(condition: Callable[[], Any], what: str) -> Any:
     return result
 
 
+def reserve_port() -> int:
+    """
+    Return a port on which a server may listen, and nobody else gets.
+
+    The socket stays bound until this process ends. It does not listen, so that
+    a server with SO_REUSEADDR can.
+    """
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", 0))
+    port: int = reserved.getsockname()[1]
+    reserved.detach()
+    return port
+
+
 KEY = base64.b64encode(bytes(range(16))).decode()
 HANDSHAKE = {
     "Connection": "Upgrade",
@@ -150,6 +165,7 @@ class Server:
     """
 
     name = "gunicorn"
+    measured = True
     listening = r"Listening at: https?://[\d.]+:(\d+)"
     bind: tuple[str, ...] = ()  # options that say where to listen, if not on any port
 
@@ -189,7 +205,7 @@ class Server:
         coverage: bool = True,
     ) -> None:
         env = dict(os.environ, AIOPYRAMID_TEST_SETTINGS=json.dumps(settings or {}))
-        if not coverage:
+        if not (coverage and self.measured):
             env.pop("COVERAGE_PROCESS_CONFIG", None)
         env["PYTHONWARNINGS"] = "default"
         with self.log_file.open("ab") as log:
@@ -320,6 +336,8 @@ class UWSGIServer(Server):
     """uWSGI with request threads, as it comes from PyPI."""
 
     name = "uwsgi"
+    # A tracer would hang in uWSGI's exit, which is not one of Python's own.
+    measured = False
     listening = r"bound to TCP address 127\.0\.0\.1:(\d+)"
 
     mode: ClassVar[list[str]] = ["--threads", "8"]
@@ -336,9 +354,7 @@ class UWSGIServer(Server):
 
     def command(self, app: str, args: list[str]) -> list[str]:
         # An assigned port would be assigned anew by a reload.
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            address = f"127.0.0.1:{probe.getsockname()[1]}"
-        bind = self.bind or ("--http-socket", address)
+        bind = self.bind or ("--http-socket", f"127.0.0.1:{reserve_port()}")
         command = [str(self.executable()), *bind, *self.mode]
         command += ["--master", "--need-app", "--die-on-term", "--pythonpath", str(HERE)]
         return [*command, *args, "--module", app]

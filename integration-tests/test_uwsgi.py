@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 
 import pytest
-from harness import HANDSHAKE, NEEDS_TLS, Server, uwsgi_has_tls
+from harness import HANDSHAKE, NEEDS_TLS, Server, reserve_port, uwsgi_has_tls
 
 
 @pytest.fixture(scope="session", params=["uwsgi-threads"])
@@ -41,8 +40,7 @@ async def test_more_websockets_are_open_than_there_are_threads(server: Server):
 
 @pytest.mark.skipif(not uwsgi_has_tls(), reason=NEEDS_TLS)
 def test_a_connection_that_uwsgi_encrypts_is_refused_for_websockets(launch, tls_files):
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = reserve_port()
     args = ["--https-socket", f"127.0.0.1:{port},{tls_files['cert']},{tls_files['key']}"]
     server = launch(variant="uwsgi-threads", args=args)
     with server.sync_connect("/echo") as ws:  # on the other socket
