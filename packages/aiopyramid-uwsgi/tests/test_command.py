@@ -86,10 +86,38 @@ def test_ini_for_a_mode_that_is_missing_is_refused(uwsgi, monkeypatch, capsys):
 def test_ini_for_pastedeploy(uwsgi, tmp_path, monkeypatch, capsys):
     uwsgi(STOCK)
     file = tmp_path / "production.ini"
-    file.touch()
+    file.write_text("[loggers]\nkeys = root\n[formatter_x]\nformat = %(message)s\n")
     monkeypatch.chdir(tmp_path)
     out = run(monkeypatch, capsys, "ini", "production.ini#site")
     assert f"\npaste = config:{file}#site\npaste-logger = {file}\n" in out
+
+
+@pytest.mark.parametrize(
+    ("logging", "message"),
+    [
+        ("", ""),
+        ("[loggers]\nkeys = root\n[handler_x]\nargs = ('%(here)s/x',)\n", "uWSGI cannot set up"),
+    ],
+)
+def test_ini_leaves_out_logging_that_uwsgi_cannot_read(
+    uwsgi, tmp_path, monkeypatch, capsys, logging, message
+):
+    uwsgi(STOCK)
+    file = tmp_path / "production.ini"
+    file.write_text("[app:main]\nuse = egg:x\n" + logging)
+    monkeypatch.setattr(sys, "argv", ["aiopyramid-uwsgi", "ini", str(file)])
+    command.main()
+    out, err = capsys.readouterr()
+    assert "paste-logger" not in out
+    assert err.startswith(message)
+
+
+def test_ini_escapes_what_uwsgi_replaces(uwsgi, tmp_path, monkeypatch, capsys):
+    uwsgi(STOCK)
+    folder = tmp_path / "50%n"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    assert f"\nchdir = {tmp_path}/50%%n\n" in run(monkeypatch, capsys, "ini", "app:main()")
 
 
 @pytest.mark.parametrize(

@@ -315,7 +315,8 @@ def _loop_is_parent_of(current: greenlet.greenlet) -> bool:
 def _wait_for_task(current: greenlet.greenlet, awaitable: Awaitable[T]) -> T:
     parent = current.parent
     assert parent is not None
-    task = asyncio.ensure_future(awaitable)
+    contexts: list[contextvars.Context] = []
+    task = asyncio.ensure_future(_as_coroutine(awaitable, contexts))
 
     def resume(_: asyncio.Future[T]) -> None:
         current.switch()
@@ -329,6 +330,8 @@ def _wait_for_task(current: greenlet.greenlet, awaitable: Awaitable[T]) -> T:
         task.remove_done_callback(resume)
         task.cancel()
         raise
+    for context in contexts:
+        _take_over(context)
     return task.result()
 
 
@@ -373,7 +376,8 @@ def _wait_in_thread(awaitable: Awaitable[T]) -> T:
     loop = _loop_of_thread()
     if loop is None:
         raise _refuse(awaitable)
-    coroutine = _as_coroutine(awaitable)
+    contexts: list[contextvars.Context] = []
+    coroutine = _as_coroutine(awaitable, contexts)
     try:
         # The task gets a copy of this thread's context.
         future = asyncio.run_coroutine_threadsafe(coroutine, loop)
@@ -388,14 +392,21 @@ def _wait_in_thread(awaitable: Awaitable[T]) -> T:
     except BaseException:
         future.cancel()
         raise
+    finally:
+        for context in contexts:
+            _take_over(context)
 
 
-async def _as_coroutine(awaitable: Awaitable[T]) -> T:
+async def _as_coroutine(awaitable: Awaitable[T], contexts: list[contextvars.Context]) -> T:
+    """Await in a task of its own, and leave the context for :func:`_take_over`."""
     if _thread_call.get() is not None:
         # What runs below is no part of the thread's call, and not to be interrupted.
         _thread_call.set(None)
         _thread_waits.set(True)
-    return await awaitable
+    try:
+        return await awaitable
+    finally:
+        contexts.append(contextvars.copy_context())
 
 
 def _loop_of_thread() -> asyncio.AbstractEventLoop | None:

@@ -10,9 +10,10 @@ if TYPE_CHECKING:
 
 def includeme(config: Configurator) -> None:
     """Let requests under uWSGI wait for coroutines; ``aiopyramid`` includes this there."""
-    from pyramid.events import NewRequest
+    from pyramid.events import ApplicationCreated, NewRequest
 
     from . import runner, wsgi
 
     runner.install()
+    config.add_subscriber(wsgi.isolate, ApplicationCreated)
     config.add_subscriber(wsgi.prepare, NewRequest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import configparser
 import os
 import re
 import shutil
@@ -22,7 +23,8 @@ single-interpreter = true
 ; Requests and coroutines.
 {mode}
 
-; Processes: SIGTERM stops, SIGHUP reloads, and both close WebSockets first.
+; Processes, each with WebSockets of its own. SIGTERM stops, SIGHUP reloads, and
+; both close them first.
 master = true
 processes = 2
 die-on-term = true
@@ -94,10 +96,31 @@ def ini(args: argparse.Namespace) -> None:
     elif loop_mode and not has_loop_mode(uwsgi):
         raise SystemExit(f"{uwsgi} has no loop mode: aiopyramid-uwsgi build builds one that has")
     mode = LOOP_MODE.format(number=100) if loop_mode else THREAD_MODE.format(number=16)
-    text = INI.format(application=application_options(args.application), mode=mode)
+    application = application_options(args.application)
     if sys.prefix != sys.base_prefix:
-        text = text.replace("need-app", f"virtualenv = {sys.prefix}\nneed-app", 1)
-    print(text, end="")
+        application += f"\nvirtualenv = {sys.prefix}"
+    # uWSGI replaces what is between percent signs.
+    print(INI.format(application=application.replace("%", "%%"), mode=mode), end="")
+
+
+def _paste_logger(path: Path) -> str:
+    """Let uWSGI set up the logging of an ini file, if it can."""
+    ini = configparser.ConfigParser(defaults={"here": "HERE", "__file__": "FILE"})
+    ini.read(path)
+    if "loggers" not in ini:
+        return ""
+    kinds = ("logger", "handler", "formatter")
+    values = {
+        value
+        for section in ini.sections()
+        if section.startswith(kinds)
+        for option, value in ini.items(section, raw=True)
+        if option != "format"
+    }
+    if any("%(" in value for value in values):
+        print(f"uWSGI cannot set up the logging of {path}, for its %(here)s", file=sys.stderr)
+        return ""
+    return f"\npaste-logger = {path}"
 
 
 def application_options(application: str) -> str:
@@ -108,7 +131,7 @@ def application_options(application: str) -> str:
         if not path.exists():
             raise SystemExit(f"there is no file {file}")
         name = f"#{section}" if section else ""
-        return f"chdir = {path.parent}\npaste = config:{path}{name}\npaste-logger = {path}"
+        return f"chdir = {path.parent}\npaste = config:{path}{name}{_paste_logger(path)}"
     if not re.fullmatch(r"[\w.]+:\w+(\(.*\))?", application):
         raise SystemExit(
             f"{application!r} names no application: use module:application, "

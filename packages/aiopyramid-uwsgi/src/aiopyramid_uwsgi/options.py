@@ -17,6 +17,8 @@ MODES = (
     "(aiopyramid-uwsgi tells which it is, and builds it)"
 )
 
+OPTIONS = ("aiopyramid-loop", "aiopyramid-threads")
+
 
 def is_loop_mode() -> bool:
     """
@@ -31,11 +33,19 @@ def is_loop_mode() -> bool:
             "uWSGI loads this application into an interpreter of its own, "
             "where neither signals nor greenlets work: set single-interpreter = true"
         )
+    for name in uwsgi.opt:
+        if name.startswith("aiopyramid-") and name not in OPTIONS:
+            raise ConfigurationError(f"{name} is no option; there are {' and '.join(OPTIONS)}")
     engine = (uwsgi.loop or b"").decode()
     if engine == "asyncio":
         if "greenlet" not in uwsgi.opt:
             raise ConfigurationError(
                 "uWSGI runs with asyncio, but its requests could not wait: set greenlet = true"
+            )
+        if number("threads") > 1:
+            raise ConfigurationError(
+                f"uWSGI runs with asyncio and threads = {number('threads')}, "
+                "and crashes then: leave threads out"
             )
         if "http11-socket" in uwsgi.opt:
             raise ConfigurationError(

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 import os
 import signal
 import threading
@@ -31,6 +32,8 @@ from aiopyramid.websocket.session import end_sessions
 
 from . import options
 from .signals import HeldSignals
+
+logger = logging.getLogger("aiopyramid.uwsgi")
 
 # How long the views of WebSockets have to end when the worker does, in seconds.
 END_TIMEOUT = 10.0
@@ -194,8 +197,19 @@ def run_in_thread(loop: asyncio.AbstractEventLoop) -> None:
     """Run a loop in a new thread, until the process ends."""
     started = threading.Event()
     loop.call_soon(started.set)
-    threading.Thread(target=loop.run_forever, name="aiopyramid-loop", daemon=True).start()
+    threading.Thread(target=_run_forever, args=[loop], name="aiopyramid-loop", daemon=True).start()
     started.wait()
+
+
+def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
+    while True:
+        try:
+            loop.run_forever()
+        except BaseException:
+            # sys.exit() in a coroutine ends that coroutine; in a thread it ends no process.
+            logger.exception("a coroutine tried to end the process")
+        else:
+            return
 
 
 worker: Worker | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import io
 import logging
 import os
@@ -20,6 +21,18 @@ from aiopyramid.websocket.upgrade import KEY, Upgrade
 from . import options, runner
 
 logger = logging.getLogger("aiopyramid.uwsgi")
+
+
+def isolate(event: Any) -> None:
+    """Give each request a context of its own (`pyramid.events.ApplicationCreated`)."""
+    router = event.app
+    policy = router.execution_policy
+
+    def isolated(environ: dict[str, Any], router: Any) -> Any:
+        # uWSGI's threads have one for all of their requests.
+        return contextvars.copy_context().run(policy, environ, router)
+
+    router.execution_policy = isolated
 
 
 def prepare(event: Any) -> None:
@@ -46,7 +59,9 @@ def prepare(event: Any) -> None:
 def announce_close(request: Any, response: Any) -> None:
     """Say that uWSGI closes the connection, or clients would use it again (RFC 9112, 9.6)."""
     if response.status_code != 101:
-        response.headers.add("Connection", "close")
+        options_of_hop = response.headers.getall("Connection")
+        if "close" not in options_of_hop:
+            response.headers.add("Connection", "close")
 
 
 def read_chunks(request: Any) -> None:

@@ -37,7 +37,7 @@ else:
             distribution = package.replace("_", "-")
             raise ImportError(
                 f"{name} comes with {distribution}, which is not installed "
-                f"(pip install {distribution})",
+                f"(pip install {distribution}); AutoWebsocketMapper is for any server",
                 name=package,
             )
         return getattr(importlib.import_module(f"{package}.mapper"), name)

@@ -110,7 +110,8 @@ class AutoWebsocketMapper(WebsocketMapperBase):
     """Maps WebSocket views for whichever server runs the application."""
 
     server = (
-        "gunicorn -k aiopyramid.gunicorn.worker.AsyncGunicornWorker, or uWSGI with aiopyramid-uwsgi"
+        "gunicorn -k aiopyramid.gunicorn.worker.AsyncGunicornWorker, "
+        "or uWSGI with aiopyramid-uwsgi and config.include('aiopyramid')"
     )
 
 

@@ -159,6 +159,9 @@ class Session:
         sessions.discard(self)
         if self.grace is not None:
             self.grace.cancel()
+        if not task.cancelled() and task.exception() is not None:
+            # SystemExit: the process may go on without this task.
+            self.ws.close_nowait(CloseCode.INTERNAL_ERROR)
 
     def _cancel_later(self) -> None:
         if self.task is not None and not self.task.done():
