@@ -112,8 +112,9 @@ class Worker:
             self.signals.hold()
 
     def _signalled(self, signum: int) -> None:
+        assert self.signals is not None
         # Again if uWSGI had no handler yet when it was passed on.
-        if self.ending is None or self.ending.done():
+        if self.ending is None or (self.ending.done() and not self.signals.held):
             self.ending = self.loop().create_task(self._end(signum))
 
     def _watch(self) -> None:

@@ -95,6 +95,11 @@ class HeldSignals:
 
         self.loop.call_soon_threadsafe(self.loop.add_reader, receiver, receive)
 
+    @property
+    def held(self) -> bool:
+        """Tell whether uWSGI has set its handlers, and lost them to Python's."""
+        return bool(self.uwsgi)
+
     def hold(self) -> None:
         """Take the signals from uWSGI, which has set its handlers before its first request."""
         if not self.uwsgi:
