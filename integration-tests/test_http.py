@@ -50,6 +50,16 @@ async def test_each_of_many_mixed_requests_sees_itself(server: Server):
     assert all(response.json()["same"] for response in responses)
 
 
+@pytest.mark.parametrize("path", ["/user", "/user_async"])
+def test_context_variables_come_back_from_a_view_and_stay_in_its_request(server: Server, path: str):
+    with server.client() as client:
+        for _ in range(10):
+            response = client.get(path, params={"name": "ann"})
+            assert (response.json(), response.headers["x-user"]) == ("ann", "ann")
+            response = client.get(path)
+            assert (response.json(), response.headers["x-user"]) == ("nobody", "nobody")
+
+
 @pytest.mark.parametrize("size", [0, 1, 100_000, 5 * MIB])
 def test_a_body_of_any_size_is_read_in_a_coroutine_view(server: Server, size: int):
     body = bytes(range(256)) * (size // 256) + b"." * (size % 256)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+import httpx
 import pytest
 from harness import HANDSHAKE, NEEDS_TLS, Server, reserve_port, uwsgi_has_tls
+from test_websocket import closed_with
 
 
 @pytest.fixture(scope="session", params=["uwsgi-threads"])
@@ -69,3 +71,18 @@ def test_a_connection_that_uwsgi_closes_is_said_to_be(server: Server):
     with server.client() as client:
         response = client.get("/sleep?s=0")
         assert response.headers["connection"] == "close"
+
+
+def test_a_coroutine_that_exits_takes_only_itself(launch):
+    server = launch(variant="uwsgi-threads")
+    with server.sync_connect("/recorder") as ws, server.sync_connect("/recorder") as other:
+        assert ws.recv() == other.recv() == "opened"
+        with server.client() as client:
+            with pytest.raises(httpx.TransportError):
+                client.get("/exit")
+            assert client.get("/sleep?s=0").status_code == 200
+        other.send("exit")
+        assert closed_with(other).code == 1011
+        ws.send("still here")
+        assert ws.recv() == "str 10"
+    server.wait_for_log("SystemExit: exit")

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections import Counter, deque
+from contextvars import ContextVar
 
 from pyramid.config import Configurator
 from pyramid.httpexceptions import HTTPForbidden
@@ -74,6 +75,27 @@ def threaded(request):
         "same": get_current_request() is request,
         "waited": waited,
     }
+
+
+user: ContextVar[str] = ContextVar("user", default="nobody")
+
+
+@view_config(route_name="user", renderer="json")
+def plain_user(request):
+    user.set(request.params.get("name", user.get()))
+    return user.get()
+
+
+@view_config(route_name="user_async", renderer="json")
+async def coroutine_user(request):
+    await asyncio.sleep(0.001)
+    user.set(request.params.get("name", user.get()))
+    return user.get()
+
+
+@view_config(route_name="exit")
+async def exit_view(request):
+    raise SystemExit("exit")
 
 
 async def async_value(value):
@@ -278,6 +300,8 @@ class Recorder(WebsocketConnectionView):
             except asyncio.CancelledError:
                 counts["cancelled"] += 1
                 raise
+        elif message == "exit":
+            raise SystemExit("exit")
         elif message == "send for ever":
             while True:
                 await self.send(CHUNK)
@@ -422,6 +446,7 @@ def tween_factory(handler, registry):
         response = handler(request)
         assert get_current_request() is request
         response.headers["X-Tween"] = wait("seen")
+        response.headers["X-User"] = user.get()
         response.set_cookie("tween", "yes")
         return response
 
@@ -443,7 +468,7 @@ ROUTES = (
     "up state sleep generator threaded environ echo_body form count_body count_body_async "
     "stream stream_threaded stream_held stream_fails file error value_error hints status page echo "
     "echo_deflate echo_plain echo_autobahn json recorder context secret constructor subprotocols "
-    "attr callbacks slow_reader go_on slow_handshake cancelled"
+    "attr callbacks user user_async exit slow_reader go_on slow_handshake cancelled"
 )
 
 

@@ -30,7 +30,11 @@ def isolate(event: Any) -> None:
 
     def isolated(environ: dict[str, Any], router: Any) -> Any:
         # uWSGI's threads have one for all of their requests.
-        return contextvars.copy_context().run(policy, environ, router)
+        try:
+            return contextvars.copy_context().run(policy, environ, router)
+        except (SystemExit, KeyboardInterrupt) as exc:
+            # For these uWSGI ends the interpreter, which hangs in a thread.
+            raise RuntimeError(f"the application raised {exc!r} in a request") from exc
 
     router.execution_policy = isolated
 
