@@ -44,6 +44,7 @@ REQUIRED = {
         "_on_headers_complete",
         "_send_error_response",
         "_send_response_start",
+        "_serve_http_request",  # gives each request a task, and so a context, of its own
         "_will_close",
         "connection_lost",
         "connection_made",
