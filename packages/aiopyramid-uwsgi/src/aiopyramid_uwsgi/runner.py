@@ -119,8 +119,9 @@ class Worker:
 
     def _watch(self) -> None:
         # Neither idle threads nor the plugin see that uWSGI wants to recycle its worker.
+        assert self.signals is not None
         if options.is_recycled():
-            os.kill(self.pid, signal.SIGHUP)
+            signal.pthread_kill(self.signals.main_thread, signal.SIGHUP)
         else:
             self.loop().call_later(1, self._watch)
 

@@ -71,9 +71,9 @@ class HeldSignals:
         self.lock = threading.Lock()
         self.uwsgi: list[Action] = []
         self.python = [_prepare(signum, self._handle) for signum in signums]
-        # uWSGI's handler asks Python for the request, without the GIL. Writing
-        # to a closed socket is an error anyway.
-        self.python.append(_prepare(signal.SIGPIPE, signal.SIG_IGN))
+        # For good: uWSGI's handler asks Python for the request, without the GIL.
+        # Writing to a closed socket is an error anyway.
+        self.no_sigpipe = _prepare(signal.SIGPIPE, signal.SIG_IGN)
 
     def _handle(self, signum: int, frame: object) -> None:
         self.loop.call_soon_threadsafe(self.on_signal, signum)
@@ -106,7 +106,7 @@ class HeldSignals:
             with self.lock:
                 if not self.uwsgi:
                     self.uwsgi = [Action(action.signum) for action in self.python]
-                    for action in self.python:
+                    for action in (*self.python, self.no_sigpipe):
                         action.restore()
 
     def release(self, signum: int) -> None:
