@@ -171,7 +171,7 @@ async def test_handshakes_that_wait_do_not_overrun_the_limit(server: Server):
     async def handshake() -> int:
         try:
             async with server.connect("/slow_handshake"):
-                await everyone_knows.wait()
+                await asyncio.wait_for(everyone_knows.wait(), PATIENCE)
                 return 101
         except InvalidStatus as exc:
             return exc.response.status_code

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
+from pyramid.request import Request
 
 from aiopyramid.websocket.mapper import WebsocketMapperBase
 from aiopyramid.websocket.options import WebsocketOptions
+from aiopyramid.websocket.session import accepted, sessions
+from aiopyramid.websocket.upgrade import KEY, Upgrade
 from aiopyramid.websocket.view import WebsocketConnectionView
 
 
@@ -89,3 +95,34 @@ def test_the_predicates_of_page_and_socket_do_not_conflict():
         config.add_view(coroutine, route_name="ws", mapper=Mapper, websocket=True)
         config.add_view(lambda request: None, route_name="ws", websocket=False)
         config.make_wsgi_app()
+
+
+def test_threads_do_not_overrun_the_limit_of_connections():
+    everyone = threading.Barrier(4)
+
+    class View:
+        def __init__(self, request):
+            pass
+
+        async def __call__(self, ws):
+            pass
+
+        def select_subprotocol(self, offered):
+            everyone.wait(10)  # all have found room, and nobody has taken it
+
+    app = make_app(View, max_connections=len(sessions) + len(accepted) + 2)
+    kept = []
+
+    def open_handshake(_: int) -> int:
+        headers = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+        headers["Sec-WebSocket-Key"] = "AAECAwQFBgcICQoLDA0ODw=="
+        headers["Sec-WebSocket-Protocol"] = "chat"
+        environ = {KEY: Upgrade(), "SERVER_PROTOCOL": "HTTP/1.1"}
+        request = Request.blank("/ws", headers=headers, environ=environ)
+        kept.append(request.environ[KEY])
+        return request.get_response(app).status_code
+
+    with ThreadPoolExecutor(4) as threads:
+        statuses = list(threads.map(open_handshake, range(4)))
+    assert sorted(statuses) == [101, 101, 503, 503]
+    assert len(accepted) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -21,6 +22,10 @@ from .session import Session, sessions
 from .session import accepted as accepted_sessions
 
 logger = logging.getLogger("aiopyramid.websocket")
+
+
+# Requests may run in threads, and a session counts from when it is made.
+_admission = threading.Lock()
 
 
 class WebsocketMapperBase(AsyncioMapperBase):
@@ -59,7 +64,6 @@ class WebsocketMapperBase(AsyncioMapperBase):
             on_handshake = getattr(instance, "on_handshake", None)
             if on_handshake is not None:
                 bridge.run_coroutine(awaitable(on_handshake)())
-                _check_room(options)  # others may have come meanwhile
             select = getattr(instance, "select_subprotocol", handshake.offered_from(options))
             accepted = handshake.accept(
                 request,
@@ -72,8 +76,11 @@ class WebsocketMapperBase(AsyncioMapperBase):
                 ),
             )
             connected = getattr(instance, self.attr) if self.attr else instance
+            with _admission:
+                _check_room(options)  # others may have come meanwhile
+                session = Session(connected, context, request, options, accepted)
             response = _switching_protocols(request, accepted)
-            place.accept(Session(connected, context, request, options, accepted), response)
+            place.accept(session, response)
             return response
 
         return websocket_view

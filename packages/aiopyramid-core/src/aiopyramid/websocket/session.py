@@ -148,8 +148,8 @@ class Session:
         return self.task
 
     def _start(self) -> None:
+        sessions.add(self)  # first: it counts all the time
         accepted.discard(self)
-        sessions.add(self)
         self.task = asyncio.get_running_loop().create_task(self._run())
         self.task.add_done_callback(self._ended)
         if ending is not None:
