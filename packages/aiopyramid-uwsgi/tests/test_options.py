@@ -129,6 +129,21 @@ def test_what_keeps_a_websocket_from_working(options, uwsgi, opt, environ, addre
 
 
 @pytest.mark.parametrize(
+    ("opt", "environ", "keeps"),
+    [
+        ({"http-socket": b":80"}, {}, False),
+        ({"http11-socket": b":80"}, {}, True),
+        ({"http": b":80"}, {"UWSGI_ROUTER": "http"}, False),
+        ({"http": b":80", "http-keepalive": True}, {"UWSGI_ROUTER": "http"}, True),
+        ({"socket": b":80"}, {"UWSGI_ROUTER": "http"}, True),  # who knows
+    ],
+)
+def test_whether_uwsgi_keeps_a_connection(options, uwsgi, opt, environ, keeps):
+    uwsgi.opt = opt
+    assert options.keeps_connections(environ) is keeps
+
+
+@pytest.mark.parametrize(
     ("opt", "facts", "recycled"),
     [
         ({}, {}, False),

@@ -79,7 +79,7 @@ def obstacle(environ: dict[str, Any], local_address: Any) -> str:
         local_address: The server's end of its connection, as the `socket` module has it.
     """
     if environ.get("UWSGI_ROUTER") == "http":
-        if _router_lacks("http-websockets"):
+        if _router_lacks("http-websockets") and _router_lacks("http-raw-body"):
             return "uWSGI's router passes no frames on: set http-websockets = true"
     elif _is_tls_socket(local_address):
         return (
@@ -91,17 +91,23 @@ def obstacle(environ: dict[str, Any], local_address: Any) -> str:
 
 def keeps_connections(environ: dict[str, Any]) -> bool:
     """Tell whether another request may come on the connection of this one."""
-    return "UWSGI_ROUTER" in environ or "http11-socket" in uwsgi.opt
+    if "UWSGI_ROUTER" in environ:
+        return not _router_lacks("http-keepalive")
+    return "http11-socket" in uwsgi.opt
 
 
 def loses_chunks(environ: dict[str, Any]) -> bool:
     """Tell whether the chunks of a request's body do not arrive."""
-    return environ.get("UWSGI_ROUTER") == "http" and _router_lacks("http-chunked-input")
+    return (
+        environ.get("UWSGI_ROUTER") == "http"
+        and _router_lacks("http-chunked-input")
+        and _router_lacks("http-raw-body")
+    )
 
 
 def _router_lacks(option: str) -> bool:
     # The router may run in a uWSGI of its own, whose options are not known here.
-    return not ROUTERS.isdisjoint(uwsgi.opt) and {option, "http-raw-body"}.isdisjoint(uwsgi.opt)
+    return not ROUTERS.isdisjoint(uwsgi.opt) and option not in uwsgi.opt
 
 
 # uWSGI's HTTP routers, and sockets of workers that speak TLS.
