@@ -105,7 +105,7 @@ def ini(args: argparse.Namespace) -> None:
 
 def _paste_logger(path: Path) -> str:
     """Let uWSGI set up the logging of an ini file, if it can."""
-    ini = configparser.ConfigParser(defaults={"here": "HERE", "__file__": "FILE"})
+    ini = configparser.ConfigParser(interpolation=None, strict=False)
     ini.read(path)
     if "loggers" not in ini:
         return ""
@@ -114,7 +114,7 @@ def _paste_logger(path: Path) -> str:
         value
         for section in ini.sections()
         if section.startswith(kinds)
-        for option, value in ini.items(section, raw=True)
+        for option, value in ini.items(section)
         if option != "format"
     }
     if any("%(" in value for value in values):
