@@ -3,24 +3,17 @@ import contextlib
 import gc
 import random
 import threading
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 
 import greenlet
 import pytest
 
-from aiopyramid import bridge
-from aiopyramid.bridge import (
-    ThreadCall,
-    await_,
-    can_wait,
-    in_worker_thread,
-    run_coroutine,
-    run_in_executor,
-    spawn_greenlet,
-)
+from aiopyramid import bridge, threads
+from aiopyramid.bridge import await_, can_wait, in_worker_thread, run_coroutine, spawn_greenlet
 from aiopyramid.exceptions import ScopeError
 from aiopyramid.helpers import synchronize, use_executor
+from aiopyramid.threads import ThreadCall, Wait, run_in_executor
 
 pytestmark = pytest.mark.both_loops
 
@@ -648,7 +641,7 @@ async def test_a_thread_cannot_choose_between_two_loops(no_warnings):
 
 async def test_a_server_can_name_the_loop_for_its_threads(monkeypatch):
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(bridge, "thread_loop", lambda: loop)
+    monkeypatch.setattr(threads, "thread_loop", lambda: loop)
     result = []
     thread = threading.Thread(target=lambda: result.append((can_wait(), await_(double(8)))))
     thread.start()
@@ -769,20 +762,6 @@ async def test_cancelling_the_caller_interrupts_the_thread_when_it_waits_next(no
     assert steps == ["interrupted", 4]
 
 
-@pytest.mark.parametrize("done", [False, True])
-def test_an_interrupted_thread_is_so_even_if_what_it_waits_for_was_quick(done):
-    call, future = ThreadCall(), Future()
-    call.interrupt()
-    if done:
-        future.set_result(1)
-    with pytest.raises(CancelledError):
-        call.wait(future)
-    assert future.cancelled() is not done
-    second = Future()
-    second.set_result(2)
-    assert call.wait(second) == 2
-
-
 async def test_a_cancelled_caller_waits_for_a_thread_that_never_waits():
     started, go = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
@@ -877,24 +856,24 @@ async def test_a_timeout_around_a_thread_interrupts_it():
     assert steps == ["cancelled"]
 
 
-def test_an_interruption_just_after_the_result_arrived_meets_the_next_wait():
-    call = bridge.ThreadCall()
-
-    class Interrupted(Future):
-        def result(self, timeout=None):
-            call.interrupt()  # as the loop's thread does, before this thread goes on
-            return super().result(timeout)
-
-    class Next(Future):
-        def result(self, timeout=None):
-            assert self.cancelled(), "the interruption was lost"
-            return super().result(timeout)
-
-    future = Interrupted()
-    future.set_result("value")
-    assert call.wait(future) == "value"
-    with pytest.raises(CancelledError):
-        call.wait(Next())
+async def test_an_interruption_just_after_the_result_arrived_meets_the_next_wait():
+    home = threads.home_here()
+    call = ThreadCall(lambda: None, home)
+    first = Wait(home, double(1), bridge._as_it_is, call)
+    first.start()
+    await first.task
+    call.interrupt()  # the task is done, and the loop has not told the thread yet
+    await rounds()
+    assert first.outcome() == 2
+    second = Wait(home, double(2), bridge._as_it_is, call)
+    second.start()
+    with pytest.raises(asyncio.CancelledError):
+        second.outcome()
+    third = Wait(home, double(3), bridge._as_it_is, call)
+    third.start()
+    await third.task
+    await rounds()
+    assert third.outcome() == 6
 
 
 async def test_cancelling_plain_code_that_waits_for_a_thread_reaches_the_thread():

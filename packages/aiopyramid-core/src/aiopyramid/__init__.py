@@ -25,6 +25,7 @@ def includeme(config: Configurator) -> None:
     threadlocal.install()
     config.set_view_mapper(CoroutineOrExecutorMapper)
     config.include(".auth")
+    config.include(".fitness")
     if _is_uwsgi():
         config.include("aiopyramid_uwsgi")
     config.include(".websocket")

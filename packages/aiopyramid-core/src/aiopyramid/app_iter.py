@@ -12,7 +12,7 @@ import inspect
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
-from . import bridge
+from . import bridge, threads
 
 END = object()
 
@@ -34,8 +34,21 @@ class CoroutineAppIter:
 
     def close(self) -> None:
         """End the generator, so that its ``finally`` blocks run."""
+        bridge.run_coroutine(self.aclose())
+
+    # For a server that sends it on the event loop, without a thread.
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        # In a greenlet, so that plain code below the generator can wait.
+        return await bridge.spawn_greenlet(bridge.run_coroutine, self.chunks.__anext__())
+
+    async def aclose(self) -> None:
+        """As `close`, on the event loop."""
         if inspect.isasyncgen(self.chunks):
-            bridge.run_coroutine(self.chunks.aclose())
+            await bridge.spawn_greenlet(bridge.run_coroutine, self.chunks.aclose())
 
 
 class ExecutorAppIter:
@@ -65,4 +78,4 @@ def run(func: Any, *args: Any) -> Any:
     """Run ``func`` in a worker thread; directly where this already is one."""
     if bridge.in_worker_thread():
         return func(*args)
-    return bridge.await_(bridge.run_in_executor(None, func, *args))
+    return bridge.await_(threads.run_in_executor(None, func, *args))

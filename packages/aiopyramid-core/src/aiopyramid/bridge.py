@@ -50,9 +50,8 @@ a greenlet whose parent runs an event loop that is not ours
     has no driver, so the awaitable becomes a task, the greenlet switches to
     the loop, and the task's callback switches back.
 a thread without a running event loop
-    hands the awaitable to the loop that the thread works for, and blocks. That
-    loop is known from the context (:func:`run_in_executor` puts it there),
-    else from :data:`thread_loop`, else it is the one running loop in use here.
+    hands the awaitable to the loop that the thread works for, and blocks: see
+    :mod:`aiopyramid.threads`.
 anywhere else
     is the event loop itself: waiting would stop it. The coroutine is closed,
     so that no "never awaited" warning follows, and `ScopeError` is raised.
@@ -61,17 +60,19 @@ anywhere else
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
+import contextlib
 import contextvars
+import functools
+import sys
 import threading
 import types
+from asyncio import _get_running_loop
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
-from weakref import WeakSet
 
 import greenlet
 
+from . import threads
 from .exceptions import ScopeError
 
 __all__ = [
@@ -79,7 +80,6 @@ __all__ = [
     "can_wait",
     "in_worker_thread",
     "run_coroutine",
-    "run_in_executor",
     "scope_error",
     "spawn_greenlet",
 ]
@@ -99,20 +99,6 @@ Start the thread's work with aiopyramid.helpers.use_executor, \
 or run this code on an event loop \
 with `await aiopyramid.helpers.spawn_greenlet(function, ...)`."""
 
-thread_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
-"""Gives the loop for threads that were not started by :func:`run_in_executor`;
-set by a server whose requests run in threads."""
-
-_loop: contextvars.ContextVar[asyncio.AbstractEventLoop] = contextvars.ContextVar("loop")
-_thread_call: contextvars.ContextVar[ThreadCall | None] = contextvars.ContextVar(
-    "thread_call", default=None
-)
-_thread_waits: contextvars.ContextVar[bool] = contextvars.ContextVar("thread_waits", default=False)
-_loops: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
-
-
-OWN = {_thread_call, _thread_waits}
-
 
 class Child(greenlet.greenlet):
     """A greenlet that can wait: it knows the driver to switch awaitables to."""
@@ -125,13 +111,6 @@ class Child(greenlet.greenlet):
         self.gr_context = driver.gr_context
         self.driver = driver
         self.in_coroutine = False
-
-
-def _remember_loop() -> None:
-    loop = asyncio.get_running_loop()
-    if _loop.get(None) is not loop:
-        _loop.set(loop)
-        _loops.add(loop)
 
 
 async def spawn_greenlet(func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -151,7 +130,7 @@ async def spawn_greenlet(func: Callable[P, T], *args: P.args, **kwargs: P.kwargs
         BaseException: What ``func`` raises. Cancelling the caller raises
             `asyncio.CancelledError` inside ``func``, where it waits.
     """
-    _remember_loop()
+    threads.home_here()
     child = Child(func, greenlet.getcurrent())
     try:
         result = child.switch(*args, **kwargs)
@@ -165,7 +144,8 @@ async def spawn_greenlet(func: Callable[P, T], *args: P.args, **kwargs: P.kwargs
                 raise
             except BaseException as exc:
                 _adopt(child)
-                result = child.throw(exc)
+                # With all three, or the traceback would lose its frames.
+                result = child.throw(type(exc), exc, exc.__traceback__)
             else:
                 _adopt(child)
                 result = child.switch(value)
@@ -215,12 +195,22 @@ def await_(awaitable: Awaitable[T]) -> T:
         if driver is not None:
             # A reference from its own frame would keep a forgotten greenlet alive.
             del current
-            return driver.switch(awaitable)  # type: ignore[no-any-return]
-    elif _running_loop() is None:
-        return _wait_in_thread(awaitable)
+            return driver.switch(_handling()(awaitable))  # type: ignore[no-any-return]
+    elif _get_running_loop() is None:
+        return _wait_in_thread(awaitable, _handling())
     elif _loop_is_parent_of(current):
-        return _wait_for_task(current, awaitable)
+        return _wait_for_task(current, _handling()(awaitable))
     raise _refuse(awaitable)
+
+
+def _handling() -> Callable[[Awaitable[T]], Awaitable[T]]:
+    """Let coroutines see the exception that plain code handles here (`sys.exc_info`)."""
+    exc = sys.exception()
+    return _as_it_is if exc is None else functools.partial(threads.await_handling, exc)
+
+
+def _as_it_is(awaitable: Awaitable[T]) -> Awaitable[T]:
+    return awaitable
 
 
 def can_wait() -> bool:
@@ -228,19 +218,19 @@ def can_wait() -> bool:
     current = greenlet.getcurrent()
     if isinstance(current, Child):
         return current.driver is not None and not current.in_coroutine
-    if _running_loop() is None:
-        return _loop_of_thread() is not None
+    if _get_running_loop() is None:
+        return threads.home_of_thread() is not None
     return _loop_is_parent_of(current)
 
 
 def in_worker_thread() -> bool:
     """Tell whether this code may block: no event loop runs in this thread."""
-    return _running_loop() is None
+    return _get_running_loop() is None
 
 
 def scope_error(what: str) -> ScopeError:
     """Make the error for code that waits where it cannot."""
-    message = NO_LOOP if _running_loop() is None else ON_THE_LOOP
+    message = NO_LOOP if _get_running_loop() is None else ON_THE_LOOP
     return ScopeError(message.format(what=what, thread=threading.current_thread().name))
 
 
@@ -263,8 +253,10 @@ def run_coroutine(coroutine: Awaitable[T]) -> T:
         return _step(coroutine)
     if not can_wait():
         raise _refuse(coroutine)
-    stepped: Coroutine[Any, Any, T] = spawn_greenlet(run_coroutine, coroutine)
-    return await_(stepped)
+    stepped = functools.partial(spawn_greenlet, threads.bound(_step))
+    if _get_running_loop() is None:
+        return _wait_in_thread(coroutine, stepped)
+    return _wait_for_task(current, stepped(coroutine))
 
 
 def _step(awaitable: Awaitable[T]) -> T:
@@ -300,13 +292,6 @@ def _suspend(future: Any) -> Generator[Any, None, None]:
     yield future
 
 
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-
-
 def _loop_is_parent_of(current: greenlet.greenlet) -> bool:
     parent = current.parent
     return parent is not None and parent.parent is None
@@ -331,165 +316,21 @@ def _wait_for_task(current: greenlet.greenlet, awaitable: Awaitable[T]) -> T:
         task.cancel()
         raise
     for context in contexts:
-        _take_over(context)
+        threads.take_over(context)
     return task.result()
 
 
-class ThreadCall:
-    """A call in an executor's thread, and what it waits for on the loop."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.started = False
-        self.interrupted = False
-        self.waiting_for: concurrent.futures.Future[Any] | None = None
-
-    def start(self) -> bool:
-        """In the thread: tell whether the call is still wanted."""
-        with self.lock:
-            self.started = not self.interrupted
-            return self.started
-
-    def wait(self, future: concurrent.futures.Future[T]) -> T:
-        """In the thread: wait for a future, unless interrupted."""
-        with self.lock:
-            self.waiting_for = future
-            interrupted, self.interrupted = self.interrupted, False
-        try:
-            if interrupted:
-                future.cancel()  # which may be too late
-                raise concurrent.futures.CancelledError
-            return future.result()
-        finally:
-            with self.lock:
-                self.waiting_for = None
-
-    def interrupt(self) -> None:
-        """On the loop: cancel what the thread waits for, now or next."""
-        with self.lock:
-            # A future that is done cannot be cancelled: then the next one is.
-            if self.waiting_for is None or not self.waiting_for.cancel():
-                self.interrupted = True
-
-
-def _wait_in_thread(awaitable: Awaitable[T]) -> T:
-    loop = _loop_of_thread()
-    if loop is None:
-        raise _refuse(awaitable)
-    contexts: list[contextvars.Context] = []
-    coroutine = _as_coroutine(awaitable, contexts)
-    try:
-        # The task gets a copy of this thread's context.
-        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
-    except RuntimeError:  # the loop was closed just now
-        coroutine.close()
-        raise _refuse(awaitable) from None
-    call = _thread_call.get()
-    try:
-        return future.result() if call is None else call.wait(future)
-    except concurrent.futures.CancelledError:
-        raise asyncio.CancelledError from None
-    except BaseException:
-        future.cancel()
-        raise
-    finally:
-        for context in contexts:
-            _take_over(context)
-
-
 async def _as_coroutine(awaitable: Awaitable[T], contexts: list[contextvars.Context]) -> T:
-    """Await in a task of its own, and leave the context for :func:`_take_over`."""
-    if _thread_call.get() is not None:
-        # What runs below is no part of the thread's call, and not to be interrupted.
-        _thread_call.set(None)
-        _thread_waits.set(True)
+    """Await in a task of its own, and leave the context for :func:`threads.take_over`."""
     try:
         return await awaitable
     finally:
         contexts.append(contextvars.copy_context())
 
 
-def _loop_of_thread() -> asyncio.AbstractEventLoop | None:
-    loop = _loop.get(None)
-    if loop is not None and loop.is_running():
-        return loop
-    if thread_loop is not None:
-        return thread_loop()
-    running = [loop for loop in _loops if loop.is_running()]
-    return running[0] if len(running) == 1 else None
-
-
-async def run_in_executor(
-    executor: Executor | None, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-) -> T:
-    """
-    Run plain code in a thread, where it can wait for coroutines.
-
-    The thread works in a copy of the caller's context; context variables that
-    it sets are set for the caller when it has finished. Cancelling the caller
-    raises `asyncio.CancelledError` in the thread where it waits for a
-    coroutine, now or next; the caller goes on when the thread has finished, so
-    that the two never run side by side.
-
-    Args:
-        executor: The threads to use; ``None`` for the loop's default executor.
-        func: A plain function.
-        args: Positional arguments for ``func``.
-        kwargs: Keyword arguments for ``func``.
-
-    Returns:
-        What ``func`` returns.
-
-    Raises:
-        BaseException: What ``func`` raises.
-    """
-    _remember_loop()
-    call = ThreadCall()
-    context = contextvars.copy_context()
-    context.run(_thread_call.set, call)
-    context.run(_thread_waits.set, False)
-
-    def in_thread() -> T | None:
-        if not call.start():
-            return None
-        try:
-            return context.run(func, *args, **kwargs)
-        except StopIteration as exc:
-            # As for coroutines (PEP 479): a future cannot carry it.
-            raise RuntimeError(f"{func!r} raised StopIteration") from exc
-
-    # A thread of the executor waits for this call: with all of them waiting for
-    # one of them, nothing would go on. So the call gets a thread of its own.
-    own = ThreadPoolExecutor(1, "aiopyramid-nested") if _thread_waits.get() else None
-    future = asyncio.get_running_loop().run_in_executor(
-        own if executor is None else executor, in_thread
-    )
-    try:
-        result = await asyncio.shield(future)
-    except asyncio.CancelledError:
-        await _finish(call, future)
-        raise
-    finally:
-        _take_over(context)
-        if own is not None:
-            own.shutdown(wait=False)
-    return result  # type: ignore[return-value]
-
-
-async def _finish(call: ThreadCall, future: asyncio.Future[Any]) -> None:
-    call.interrupt()
-    if not call.started:
-        future.cancel()
-    while not future.done():
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError:
-            call.interrupt()
-    if not future.cancelled():
-        future.exception()  # the caller was cancelled, nobody else asks for it
-
-
-def _take_over(context: contextvars.Context) -> None:
-    for variable, value in context.items():
-        if variable not in OWN and variable.get(context) is not value:
-            variable.set(value)
+def _wait_in_thread(awaitable: Awaitable[T], how: Callable[[Any], Awaitable[T]]) -> T:
+    home = threads.home_of_thread()
+    if home is not None:
+        with contextlib.suppress(threads.LoopClosed):
+            return threads.wait_in_thread(home, awaitable, how)
+    raise _refuse(awaitable)

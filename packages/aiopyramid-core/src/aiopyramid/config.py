@@ -1,4 +1,4 @@
-"""View mappers: where a view runs, on the event loop or in a worker thread."""
+"""View mappers: coroutine views run on the event loop, plain views in a thread."""
 
 from __future__ import annotations
 
@@ -67,25 +67,27 @@ class AsyncioMapperBase(DefaultViewMapper):  # type: ignore[misc]
 
         @_like(mapped)
         def coroutine_view(context: Any, request: Any) -> Any:
-            if bridge.in_worker_thread():
-                # The view runs in the loop's thread, and a server may let only
-                # the request's own thread read its body.
-                request.make_body_seekable()
             result = mapped(context, request)
             # A decorator around the coroutine may have answered itself.
             if inspect.isawaitable(result):
                 result = bridge.run_coroutine(result)
-            return _stream(result, lambda app_iter: app_iter)
+            return _stream(result, _as_it_is)
 
         return coroutine_view
 
     def run_in_executor_view(self, view: Any) -> View:
-        """Map a plain view so that it runs in a worker thread."""
+        """
+        Map a plain view so that it runs in a thread.
+
+        That is its request's own thread, where the request has one, and else a
+        thread of the loop's executor.
+        """
         mapped = self.map_view(view)
 
         @_like(mapped)
         def executor_view(context: Any, request: Any) -> Any:
-            return _stream(run(mapped, context, request), ExecutorAppIter)
+            in_its_place = _as_it_is if bridge.in_worker_thread() else ExecutorAppIter
+            return _stream(run(mapped, context, request), in_its_place)
 
         return executor_view
 
@@ -104,7 +106,7 @@ class CoroutineMapper(AsyncioMapperBase):
 
 
 class ExecutorMapper(AsyncioMapperBase):
-    """Runs plain views in a worker thread; refuses coroutines."""
+    """Runs plain views in a thread; refuses coroutines."""
 
     def __call__(self, view: Any) -> View:
         if self.is_coroutine_view(view):
@@ -117,7 +119,7 @@ class ExecutorMapper(AsyncioMapperBase):
 
 
 class CoroutineOrExecutorMapper(AsyncioMapperBase):
-    """Runs coroutines on the event loop and all other views in a worker thread."""
+    """Runs coroutines on the event loop and all other views in a thread."""
 
     def __call__(self, view: Any) -> View:
         if self.is_coroutine_view(view):
@@ -156,6 +158,10 @@ def _like(mapped: View) -> Callable[[View], View]:
 
 def _description(view: Any, attr: str | None) -> str:
     return f"{view!r}" if attr is None else f"{view!r} with attr={attr!r}"
+
+
+def _as_it_is(app_iter: Any) -> Any:
+    return app_iter
 
 
 def _stream(result: Any, in_its_place: Callable[[Any], Any]) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, ParamSpec, TypeVar, overload
 
-from . import bridge
+from . import bridge, request_threads, threads
 from .bridge import spawn_greenlet
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "spawn_greenlet_on_scope_error",
     "synchronize",
     "use_executor",
+    "use_request_thread",
 ]
 
 P = ParamSpec("P")
@@ -173,6 +174,38 @@ def use_executor(func: Any = None, /, *, executor: Executor | None = None) -> An
 
     @functools.wraps(func)
     async def in_executor(*args: Any, **kwargs: Any) -> Any:
-        return await bridge.run_in_executor(executor, func, *args, **kwargs)
+        return await threads.run_in_executor(executor, func, *args, **kwargs)
 
     return in_executor
+
+
+@overload
+def use_request_thread(func: Callable[P, T], /) -> Callable[P, Coroutine[Any, Any, T]]: ...
+@overload
+def use_request_thread() -> Callable[[Callable[P, T]], Callable[P, Coroutine[Any, Any, T]]]: ...
+def use_request_thread(func: Any = None, /) -> Any:
+    """
+    Turn a plain function into a coroutine function that runs it in its request's own thread.
+
+    That thread waits while a coroutine view, policy or synchronized function
+    runs. Its thread-locals are the request's: a scoped database session, the
+    transaction of ``pyramid_tm`` as installed. Calls of one request run one at
+    a time. The function sees the caller's context variables and may call
+    synchronized coroutines.
+
+    Args:
+        func: A plain function, which may block.
+
+    Returns:
+        A coroutine function, which raises `ScopeError` where no request's
+        thread waits: in WebSocket views, background tasks and loop requests.
+        Without ``func``, a decorator.
+    """
+    if func is None:
+        return use_request_thread
+
+    @functools.wraps(func)
+    async def in_request_thread(*args: Any, **kwargs: Any) -> Any:
+        return await request_threads.run_in_request_thread(func, *args, **kwargs)
+
+    return in_request_thread

@@ -21,6 +21,7 @@ from gunicorn.http import wsgi as gunicorn_wsgi
 from gunicorn.workers import gasgi
 from websockets.frames import CloseCode
 
+from aiopyramid.exceptions import ClientDisconnected
 from aiopyramid.websocket.upgrade import KEY, Upgrade
 
 from .wsgi import Call, Receive, Send, Status
@@ -34,13 +35,16 @@ if TYPE_CHECKING:
 
 REQUIRED = {
     gunicorn_protocol.ASGIProtocol: (
+        "_arm_keepalive_timer",
         "_build_environ",
         "_build_http2_environ",
         "_build_http2_scope",
         "_build_http_scope",
+        "_cancel_task_if_pending",
         "_close_transport",
         "_get_reason_phrase",
         "_is_websocket_upgrade",
+        "_keepalive_timeout",
         "_on_headers_complete",
         "_send_error_response",
         "_send_response_start",
@@ -116,7 +120,7 @@ class Scope:
             self.sockname or "",
             self.protocol.cfg,
         )
-        environ["wsgi.multithread"] = True  # plain views run in threads
+        environ["wsgi.multithread"] = True
         self.environ = environ
         return environ  # type: ignore[no-any-return]
 
@@ -130,12 +134,20 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if "HTTP_UPGRADE" in environ and protocol.can_become_websocket():
             environ[KEY] = upgrade
         call = Call(protocol.worker.wsgi, environ, receive, send, protocol.has_left)
-        await call.run()
+        await call.run(protocol.worker.run_plain(protocol.has_left))
     except gunicorn_protocol.ClientDisconnected:
         raise  # gunicorn knows what to do
-    except (Exception, asyncio.CancelledError) as exc:
+    except (Exception, asyncio.CancelledError, SystemExit, KeyboardInterrupt) as exc:
+        # The last two, or one request would end the worker.
         if protocol.has_left():
-            protocol.log.debug("The client of %s left: %r", scope.request.uri, exc)
+            if isinstance(exc, ClientDisconnected | asyncio.CancelledError):
+                protocol.log.debug("The client of %s left: %r", scope.request.uri, exc)
+            else:
+                protocol.log.exception(
+                    "Error handling request %s %s, whose client has left",
+                    scope.request.method,
+                    scope.request.uri,
+                )
             raise asyncio.CancelledError from None
         if isinstance(exc, asyncio.CancelledError) and _is_cancelled():
             raise
@@ -186,6 +198,8 @@ class HTTPProtocol(gunicorn_protocol.ASGIProtocol):  # type: ignore[misc]
         super().__init__(worker)
         self._scopes: dict[Any, Scope] = {}  # for the access log
         self._first_request: asyncio.TimerHandle | None = None
+        self._half_closed: asyncio.TimerHandle | None = None
+        self._left = False
 
     # The connection.
 
@@ -200,17 +214,47 @@ class HTTPProtocol(gunicorn_protocol.ASGIProtocol):  # type: ignore[misc]
                 self.cfg.timeout, self._refuse, 408, "The request did not come in time."
             )
 
+    def eof_received(self) -> bool:
+        """
+        Learn that the client sends no more.
+
+        It may still read (RFC 9112 section 9.6), so that its requests go on for
+        ``asgi_disconnect_grace_period``, and are answered.
+        """
+        if self._callback_parser is None or self._is_ssl or self._current_request is None:
+            return False  # the transport closes
+        receiver = self._body_receiver
+        if receiver is not None and not receiver._complete:
+            receiver.signal_disconnect()  # the rest of the body never comes
+        self._half_closed = self.worker.loop.call_later(
+            self.cfg.asgi_disconnect_grace_period, self._cancel_request
+        )
+        return True
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_first_request()
+        if self._half_closed is not None:
+            self._half_closed.cancel()
         super().connection_lost(exc)
         if self._current_request is None and self._request_ready is not None:
             # gunicorn would let its task wait for the next request until
             # asgi_disconnect_grace_period is over.
             self._request_ready.set()
+        elif exc is not None:
+            self._cancel_request()  # a reset: nobody is there to read an answer
+
+    def _cancel_request(self) -> None:
+        self._left = True
+        self._cancel_task_if_pending()
+
+    def _arm_keepalive_timer(self) -> None:
+        super()._arm_keepalive_timer()
+        if self._half_closed is not None:
+            self._keepalive_timeout()  # no more requests come
 
     def has_left(self) -> bool:
         """Tell whether the client's connection is gone."""
-        return bool(self._closed)
+        return bool(self._closed or self._left)
 
     def _refuse(self, status: int, message: str) -> None:
         self._send_error_response(status, message)
@@ -271,18 +315,20 @@ class HTTPProtocol(gunicorn_protocol.ASGIProtocol):  # type: ignore[misc]
         """Hand the connection over to a WebSocket; the 101 response is out."""
         parser, transport = self._callback_parser, self.transport
         # What the client sent behind its request; it had better waited.
-        early = parser.remaining()
-        # To gunicorn, the connection ends here; only the worker still counts it.
+        early, ended = parser.remaining(), self._half_closed is not None
+        # To gunicorn, the connection ends here: worker_connections does not count it.
         self._callback_parser = None
         self._task = None  # it ends by itself, and need not be watched
         self.connection_lost(None)
-        protocol = session.open(on_lost=self.worker.websocket_lost)
+        protocol = session.open()
         transport.set_protocol(protocol)
-        self.worker.nr_conns += 1
         protocol.connection_made(transport)
         if getattr(parser, "remaining_truncated", False):
             protocol.fail(CloseCode.MESSAGE_TOO_BIG, "too much was sent before the handshake")
         elif early:
             protocol.data_received(early)
+        if ended:
+            protocol.eof_received()
+            transport.close()
         if not self.worker.alive:
             session.close(self.worker.closing_code())

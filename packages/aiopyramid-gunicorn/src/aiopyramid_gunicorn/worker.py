@@ -1,4 +1,4 @@
-"""The gunicorn worker: an event loop that serves a WSGI application."""
+"""The gunicorn workers: an event loop that serves a WSGI application."""
 
 from __future__ import annotations
 
@@ -6,15 +6,22 @@ import asyncio
 import logging
 import mmap
 import os
+import threading
+import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 from gunicorn.workers.gasgi import ASGIWorker
 from websockets.frames import CloseCode
 
+from aiopyramid import fitness
 from aiopyramid.bridge import spawn_greenlet
+from aiopyramid.request_threads import RequestThreads, stacks
+from aiopyramid.threads import Home, home_here
+from aiopyramid.transactions import refuse_on_loop
 from aiopyramid.websocket.session import end_sessions
 
 from .http import HTTPProtocol, serve
@@ -22,9 +29,16 @@ from .http import HTTPProtocol, serve
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
+T = TypeVar("T")
+RunPlain = Callable[[Callable[[], T]], Awaitable[T]]
 
-# How long a quick shutdown waits for WebSocket views, in seconds, as gunicorn
-# does for other tasks.
+EXECUTOR = "aiopyramid-executor"
+
+# gunicorn's default for `threads`, 1, would let requests wait for each other.
+THREADS = 16
+
+# How long a quick shutdown waits for WebSocket views and requests, in seconds,
+# as gunicorn does for other tasks.
 QUICK = 1.0
 
 
@@ -58,14 +72,8 @@ class Generation:
 generation = Generation()
 
 
-class AsyncGunicornWorker(ASGIWorker):  # type: ignore[misc]
-    """
-    gunicorn's asynchronous worker, with a WSGI application in place of an ASGI one.
-
-    Each request runs in a greenlet on the event loop. gunicorn's settings mean
-    what they mean for its own workers; ``threads`` above 1 is the number of
-    threads for plain views, which otherwise is Python's default for executors.
-    """
+class LoopWorker(ASGIWorker):  # type: ignore[misc]
+    """gunicorn's asynchronous worker, with a WSGI application in place of an ASGI one."""
 
     wsgi: WSGIApplication
     asgi = staticmethod(serve)
@@ -93,6 +101,19 @@ class AsyncGunicornWorker(ASGIWorker):  # type: ignore[misc]
         """Load the application; on a syntax error under ``--reload``, one that shows it."""
         Worker.load_wsgi(self)
 
+    # Requests.
+
+    def run_plain(self, has_left: Callable[[], bool]) -> RunPlain:
+        """
+        Return what runs the plain code of a request.
+
+        Args:
+            has_left: Tells whether the client has left.
+        """
+        raise NotImplementedError
+
+    # Signals.
+
     def handle_exit_signal(self) -> None:
         """Stop gracefully (SIGTERM)."""
         self.signalled = True
@@ -105,24 +126,30 @@ class AsyncGunicornWorker(ASGIWorker):  # type: ignore[misc]
         super().handle_quit_signal()
         self.wake.set()
 
+    def handle_abort_signal(self) -> None:
+        """Stop because the heartbeat stopped (SIGABRT)."""
+        self._quick_shutdown = True
+        super().handle_abort_signal()
+
     def closing_code(self) -> int:
         """Tell the close code for WebSockets: 1001 if gunicorn stops, else 1012."""
         stops = self.signalled and self.generation == generation.latest()
         return CloseCode.GOING_AWAY if stops else CloseCode.SERVICE_RESTART
 
-    def websocket_lost(self, exc: Exception | None) -> None:
-        """Learn that the connection of a WebSocket is gone."""
-        self.nr_conns -= 1
+    # Life.
 
     async def _serve(self) -> None:
-        threads = self.cfg.threads if self.cfg.threads > 1 else None
-        self.executor = ThreadPoolExecutor(threads, thread_name_prefix="aiopyramid")
+        threads = self.cfg.threads if self.cfg.threads > 1 else THREADS
+        self._start(home_here(), threads)
+        self.executor = ThreadPoolExecutor(threads, EXECUTOR)
         self.loop.set_default_executor(self.executor)
-        # Once here, so that all requests inherit what the bridge remembers.
-        await spawn_greenlet(bool)
+        refuse_on_loop()
         await self._listen()
         await self._beat()
         await self._shutdown()
+
+    def _start(self, home: Home, threads: int) -> None:
+        """Prepare for requests."""
 
     async def _listen(self) -> None:
         ssl = self._get_ssl_context()
@@ -138,7 +165,8 @@ class AsyncGunicornWorker(ASGIWorker):  # type: ignore[misc]
     async def _beat(self) -> None:
         """Tell the arbiter once a second that this worker lives, until it is to stop."""
         while self.alive:
-            self.notify()
+            if self._lives():
+                self.notify()
             if self.ppid != os.getppid():
                 self.log.info("Parent changed, shutting down: %s", self)
                 self.signalled = True
@@ -148,12 +176,109 @@ class AsyncGunicornWorker(ASGIWorker):  # type: ignore[misc]
             except TimeoutError:
                 continue
 
+    def _lives(self) -> bool:
+        return True
+
     async def _shutdown(self) -> None:
         sessions = asyncio.create_task(end_sessions(self.closing_code(), self.cfg.graceful_timeout))
+        requests = asyncio.create_task(self._end_requests())
         await super()._shutdown()
-        await asyncio.wait([sessions], timeout=QUICK if self._quick_shutdown else None)
+        # What is left is not going to end by itself.
+        self._quick_shutdown = True
+        await asyncio.wait([sessions, requests], timeout=QUICK)
+
+    async def _end_requests(self) -> None:
+        """End the requests that run, when their time is over."""
 
     def _cleanup(self) -> None:
         super()._cleanup()
         # Cancelled tasks may still have needed threads.
         self.executor.shutdown(wait=False, cancel_futures=True)
+        threading.Thread(target=exit_in_spite_of_threads, daemon=True).start()
+
+
+def exit_in_spite_of_threads() -> None:
+    """End the process when only threads of the executor, for which Python waits, keep it."""
+    threading.main_thread().join()  # it has run gunicorn's hooks
+    deadline = time.monotonic() + QUICK
+    while any(thread.name.startswith(EXECUTOR) for thread in threading.enumerate()):
+        if time.monotonic() > deadline:
+            os._exit(0)
+        time.sleep(0.05)
+
+
+class AsyncGunicornWorker(LoopWorker):
+    """
+    Runs each request in a thread, and the coroutines that it waits for on the event loop.
+
+    gunicorn's settings mean what they mean for its own workers. ``threads`` is
+    the number of requests that may begin to run plain code at a time; with 1,
+    gunicorn's default, it is 16. Requests that wait for coroutines do not count.
+    """
+
+    def _start(self, home: Home, threads: int) -> None:
+        self.threads = RequestThreads(home, threads)
+        self.log.info(
+            "aiopyramid: up to %d requests run plain code at a time (threads), "
+            "and those that wait do not count",
+            threads,
+        )
+
+    def run_plain(self, has_left: Callable[[], bool]) -> RunPlain:
+        """Let a request thread run the plain code of a request."""
+
+        def run_plain(func: Callable[[], T]) -> Awaitable[T]:
+            call = self.threads.call(func)
+            call.has_left = has_left
+            return call.result()
+
+        return run_plain
+
+    def _lives(self) -> bool:
+        stalled = self.threads.stalled()
+        if not self.timeout or stalled < self.cfg.timeout:
+            return True
+        self.log.critical(
+            "No request has made any headway for %d s, and %d more wait. All threads:\n%s",
+            stalled,
+            len(self.threads.queue),
+            stacks(),
+        )
+        os.utime(self.tmp.fileno(), (0, 0))  # as if the heart had stopped when they did
+        return False
+
+    async def _end_requests(self) -> None:
+        # The arbiter kills this worker when the time is over.
+        timeout = self.cfg.graceful_timeout
+        margin = min(QUICK, timeout / 4)
+        deadline = self.loop.time() + timeout - margin
+        while self.threads.calls and not self._quick_shutdown and self.loop.time() < deadline:
+            await asyncio.sleep(0.05)
+        if self.threads.calls:
+            if not self._quick_shutdown:
+                self.log.warning(
+                    "%d requests have not ended. All threads:\n%s",
+                    len(self.threads.calls),
+                    stacks(),
+                )
+            await self.threads.end(margin / 2)
+            self._quick_shutdown = True
+
+
+class LoopGunicornWorker(LoopWorker):
+    """
+    Runs each request in a greenlet on the event loop, and its plain view in a thread.
+
+    For applications whose plain code, apart from views, neither blocks nor
+    keeps state in thread-locals. ``threads`` is the number of threads for plain
+    views; with 1, gunicorn's default, it is 16.
+    """
+
+    @classmethod
+    def setup(cls) -> None:
+        """Learn that this worker class was chosen, before the application is loaded."""
+        fitness.required = True
+
+    def run_plain(self, has_left: Callable[[], bool]) -> RunPlain:
+        """Run the plain code of a request in a greenlet."""
+        return spawn_greenlet

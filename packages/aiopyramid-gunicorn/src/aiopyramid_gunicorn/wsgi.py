@@ -1,10 +1,10 @@
 """
-A WSGI call (PEP 3333) in a greenlet, over gunicorn's asynchronous I/O.
+A WSGI call (PEP 3333) over gunicorn's asynchronous I/O.
 
 gunicorn hands over a request's body by ``receive()`` and takes the response by
-``send()``, both coroutines. Here the application and everything below it is
-plain code in a bridge greenlet, so reading the body and sending a chunk wait
-without blocking the event loop.
+``send()``, both coroutines. The application and everything below it is plain
+code, in a request thread or in a bridge greenlet: reading the body and sending
+a chunk wait there without blocking the event loop.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gunicorn import SERVER, util
 from gunicorn.http import errors, message, wsgi
 
-from aiopyramid.bridge import await_, run_coroutine, run_in_executor, spawn_greenlet
+from aiopyramid.app_iter import CoroutineAppIter, run
+from aiopyramid.bridge import await_, in_worker_thread
+from aiopyramid.exceptions import ClientDisconnected
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
@@ -25,12 +27,11 @@ if TYPE_CHECKING:
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+Body = list[bytes] | tuple[bytes, ...] | CoroutineAppIter
+
+T = TypeVar("T")
 
 BODY_BUFFER = 65536
-
-
-class ClientLeft(asyncio.CancelledError):
-    """The client has left, so the rest of the response is not wanted."""
 
 
 class Status(int):
@@ -74,12 +75,12 @@ class RequestBody(io.RawIOBase):
         Read up to ``len(buffer)`` bytes; 0 at the end.
 
         Raises:
-            OSError: If the client left, or sent nothing for gunicorn's ``timeout``.
+            ClientDisconnected: If the client left, or sent nothing for gunicorn's ``timeout``.
         """
         while not self.rest and not self.complete:
             event = await_(self.receive())
             if event["type"] == "http.disconnect":
-                raise OSError("the client did not send the whole request body")
+                raise ClientDisconnected("the client did not send the whole request body")
             self.rest = memoryview(event["body"])
             self.complete = not event["more_body"]
         size = min(len(buffer), len(self.rest))
@@ -122,23 +123,36 @@ class Call:
         )
         environ["wsgi.early_hints"] = self.send_early_hints
 
-    async def run(self) -> None:
-        """Call the application and send its response."""
-        await spawn_greenlet(self._run)
+    async def run(self, run_plain: Callable[[Callable[[], T]], Awaitable[T]]) -> None:
+        """
+        Call the application and send its response.
 
-    def _run(self) -> None:
+        Args:
+            run_plain: Runs plain code where it can wait.
+        """
+        # No type checker sees that the method goes with this call of it.
+        body: Any = await run_plain(self._call)  # type: ignore[arg-type]
+        if isinstance(body, CoroutineAppIter):
+            await self._send_coroutine(body)
+        elif body is not None:
+            for event in self._events(b"".join(map(_checked_bytes, body)), more=False):
+                await self.send(event)
+
+    def _call(self) -> Body | None:
+        """Call the application; return what of its body needs no plain code to be sent."""
         app_iter = self.app(self.environ, self.start_response)
+        if type(app_iter) in (list, tuple, CoroutineAppIter):
+            return app_iter  # type: ignore[return-value]
         try:
             if isinstance(app_iter, wsgi.FileWrapper):
                 self._send_file(app_iter)
-            elif isinstance(app_iter, list | tuple):
-                self._send_list(app_iter)
             else:
                 self._send_stream(app_iter)
         finally:
             close = getattr(app_iter, "close", None)
             if close is not None:
                 close()
+        return None
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: OptExcInfo | None = None
@@ -168,7 +182,8 @@ class Call:
             headers: Usually ``("Link", ...)``.
         """
         if not self.headers_sent:
-            self._send({"type": "http.response.informational", "status": 103, "headers": headers})
+            event = {"type": "http.response.informational", "status": 103, "headers": headers}
+            self._send(event)
 
     def _checked(self, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
         upgrade = self.status in (101, 426)
@@ -188,40 +203,55 @@ class Call:
             checked.append(("Server", SERVER))
         return checked
 
-    def _send_list(self, chunks: list[bytes] | tuple[bytes, ...]) -> None:
-        self._send_body(b"".join(map(_checked_bytes, chunks)), more=False)
-
     def _send_stream(self, chunks: Iterable[bytes]) -> None:
         for chunk in chunks:
             if chunk:
                 self._send_body(_checked_bytes(chunk), more=True)
-                # A fast producer with a fast client would never give way.
-                await_(asyncio.sleep(0))
+                if not in_worker_thread():
+                    # A fast producer with a fast client would never give way.
+                    await_(asyncio.sleep(0))
         self._send_body(b"", more=False)
 
     def _send_file(self, file: wsgi.FileWrapper) -> None:
         # Reading may wait for the disk, so it is a thread's work.
-        def read() -> Awaitable[bytes]:
-            return run_in_executor(None, file.filelike.read, max(file.blksize, BODY_BUFFER))
-
-        while chunk := await_(read()):
+        while chunk := run(file.filelike.read, max(file.blksize, BODY_BUFFER)):
             self._send_body(chunk, more=True)
         self._send_body(b"", more=False)
 
-    def _send_body(self, data: bytes, *, more: bool) -> None:
-        if not self.headers_sent:
-            if self.status is None:
-                raise AssertionError("the application sent a body before start_response")
-            self.headers_sent = True
-            self._send(
-                {"type": "http.response.start", "status": self.status, "headers": self.headers}
-            )
-        self._send({"type": "http.response.body", "body": data, "more_body": more})
+    async def _send_coroutine(self, chunks: CoroutineAppIter) -> None:
+        # The request's plain code has ended: this holds no thread.
+        try:
+            async for chunk in chunks:
+                if chunk:
+                    await self._send_all(self._events(_checked_bytes(chunk), more=True))
+                    await asyncio.sleep(0)
+            await self._send_all(self._events(b"", more=False))
+        finally:
+            await chunks.aclose()
 
-    def _send(self, event: dict[str, Any]) -> None:
-        run_coroutine(self.send(event))
+    def _send_body(self, data: bytes, *, more: bool) -> None:
+        self._send(*self._events(data, more=more))
+
+    def _events(self, data: bytes, *, more: bool) -> list[dict[str, Any]]:
+        body = {"type": "http.response.body", "body": data, "more_body": more}
+        if self.headers_sent:
+            return [body]
+        if self.status is None:
+            raise AssertionError("the application sent a body before start_response")
+        self.headers_sent = True
+        return [
+            {"type": "http.response.start", "status": self.status, "headers": self.headers},
+            body,
+        ]
+
+    def _send(self, *events: dict[str, Any]) -> None:
+        await_(self._send_all(events))
+
+    async def _send_all(self, events: Iterable[dict[str, Any]]) -> None:
+        for event in events:
+            await self.send(event)
         if self.has_left():
-            raise ClientLeft
+            raise ClientDisconnected("the client has left")
 
 
 def _may_have_body(environ: WSGIEnvironment) -> bool:

@@ -111,7 +111,6 @@ class WebsocketProtocol(asyncio.Protocol):
         "messages_sent",
         "needed",
         "not_data",
-        "on_lost",
         "open",
         "options",
         "pending",
@@ -147,7 +146,6 @@ class WebsocketProtocol(asyncio.Protocol):
         self.judge = Protocol(SERVER, state=OPEN, max_size=self.max_frame_size, logger=logger)
         self.judge.extensions = extensions
         self.transport: Any = None
-        self.on_lost: Callable[[Exception | None], None] = lambda exc: None
         # Reading
         self.buffer: bytes | bytearray = b""
         self.needed = 2  # size that the buffer must have to hold the next frame
@@ -229,7 +227,6 @@ class WebsocketProtocol(asyncio.Protocol):
             if not waiter.done():
                 waiter.set_result(None)
         self.connection.lost()
-        self.on_lost(exc)
 
     def pause_writing(self) -> None:
         self.writable = self.loop.create_future()

@@ -111,12 +111,9 @@ class Session:
         accepted.add(self)
         self.grace: asyncio.TimerHandle | None = None
 
-    def open(self, on_lost: Callable[[Exception | None], None] | None = None) -> WebsocketProtocol:
+    def open(self) -> WebsocketProtocol:
         """
         Open the connection, when the response to the handshake is out.
-
-        Args:
-            on_lost: Called when the transport is gone, with the error if any.
 
         Returns:
             The protocol for the transport; the view begins with its
@@ -131,8 +128,6 @@ class Session:
             on_opened=self._start,
             on_closing=self._cancel_later,
         )
-        if on_lost is not None:
-            self.ws.protocol.on_lost = on_lost
         return self.ws.protocol
 
     def close(self, code: int) -> asyncio.Task[None]:

@@ -1,0 +1,421 @@
+"""
+Request threads: all plain code of a request runs in one thread.
+
+The loop gives requests to threads (:class:`RequestThreads`); see
+:mod:`aiopyramid.threads` for how threads and loop wait for each other.
+
+A request has a *place* while its plain code runs. There is a bounded number of
+them, for which new requests wait in a queue. A request that waits for a
+coroutine gives its place back, and goes on at once when it may, above the bound
+if need be: were it to queue, requests that have places and want a lock, a row or
+a pooled connection which that one holds would wait for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import queue
+import sys
+import threading
+import traceback
+from asyncio import _get_running_loop
+from collections import deque
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, ParamSpec, TypeVar
+
+from . import threads
+from .exceptions import ClientDisconnected, ScopeError
+from .threads import Home, ThreadCall, Wait, bound
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+logger = logging.getLogger("aiopyramid")
+
+NO_REQUEST_THREAD = """\
+{what} cannot run in the request's thread: no request's thread waits for this code. \
+WebSocket views, background tasks and loop requests have none.
+Use aiopyramid.helpers.use_executor, which runs it in a thread of a pool."""
+
+
+_waiting: ContextVar[Wait[Any] | None] = ContextVar("waiting", default=None)
+threads.OWN.add(_waiting)
+
+
+class RequestCall(ThreadCall[T]):
+    """
+    Plain code of a request, in the thread that all of its plain code runs in.
+
+    Args:
+        func: The plain code.
+        home: The loop.
+    """
+
+    #: Tells whether the client has left, where the server knows.
+    has_left: Callable[[], bool] | None = None
+
+    def __init__(self, func: Callable[[], T], home: Home) -> None:
+        super().__init__(func, home)
+        self.request: RequestCall[Any] = self  # the whole, where this is a part
+
+    def prepare(self, wait: Wait[Any]) -> None:
+        wait.context.run(_waiting.set, wait)
+
+    def cancellation(self, exc: asyncio.CancelledError) -> BaseException:
+        # CancelledError is for coroutines: add-ons clean up after `Exception`.
+        error: Exception
+        has_left = self.request.has_left
+        if has_left is not None and has_left():
+            error = ClientDisconnected("the client has left")
+        else:
+            error = concurrent.futures.CancelledError("what this waits for was cancelled")
+        error.__cause__ = exc
+        return error
+
+
+def run_as_request(home: Home, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """
+    Run a request's plain code in this thread, which the server has for it, in a new context.
+
+    Args:
+        home: The loop for its coroutines.
+        func: The plain code.
+        args: Positional arguments for ``func``.
+        kwargs: Keyword arguments for ``func``.
+
+    Returns:
+        What ``func`` returns.
+
+    Raises:
+        BaseException: What ``func`` raises.
+    """
+    call = RequestCall(bound(func, *args, **kwargs), home)
+    try:
+        return call.run()  # type: ignore[no-any-return]
+    finally:
+        del call.context  # which knows the call
+
+
+class DeliveredCall(RequestCall[T]):
+    """A request's plain code in a thread that delivers its outcome to a coroutine."""
+
+    def __init__(self, func: Callable[[], T], home: Home) -> None:
+        super().__init__(func, home)
+        self.future: asyncio.Future[Any] | None = None
+        self.ended: asyncio.Future[None] | None = None
+        self.delivered = False
+        #: What the plain code raised when it was not wanted any more.
+        self.late_exception: BaseException | None = None
+
+    # On the loop.
+
+    async def result(self) -> T:
+        """
+        Let the thread run the plain code, and wait for its result.
+
+        When cancelled, interrupt the plain code and wait for its end.
+        """
+        future = self.future = self.home.loop.create_future()
+        self.submit()
+        try:
+            return await future  # type: ignore[no-any-return]
+        except asyncio.CancelledError:
+            if future.cancelled():
+                if self.begin():
+                    self.withdraw()
+                elif not self.delivered:
+                    ended = self.ended = self.home.loop.create_future()
+                    await self.end(ended.done, ended)
+            raise
+        finally:
+            self.future = None  # an exception in it knows this frame
+            self.settle()
+
+    def submit(self) -> None:
+        """Give the call to its thread."""
+        raise NotImplementedError
+
+    def withdraw(self) -> None:
+        """Take the call, which has not begun, back."""
+        raise NotImplementedError
+
+    def deliver(self, result: T | None, exception: BaseException | None) -> None:
+        """Take the outcome from the thread."""
+        self.delivered = True
+        if self.future is None or self.future.cancelled():
+            self.late_exception = exception
+            if self.ended is not None:
+                self.ended.set_result(None)
+        elif exception is None:
+            self.future.set_result(result)
+        else:
+            self.future.set_exception(exception)
+
+    # In the thread.
+
+    def run(self) -> None:
+        """Run the plain code in this thread, if it is still wanted, and deliver the outcome."""
+        if not self.begin():
+            return
+        result, exception = None, None
+        try:
+            result = super().run()
+        except BaseException as exc:
+            exception = exc
+        with contextlib.suppress(threads.LoopClosed):  # then nobody waits
+            self.home.call(self.deliver, result, exception)
+        del exception  # its traceback knows this frame
+
+
+class NestedCall(DeliveredCall[T]):
+    """Plain code that a request's coroutine hands to the thread that waits for it."""
+
+    def __init__(self, func: Callable[[], T], wait: Wait[Any]) -> None:
+        assert isinstance(wait.call, RequestCall)
+        super().__init__(func, wait.home)
+        self.request = wait.call.request
+        self.waiting = wait
+
+    def submit(self) -> None:
+        self.enter()
+        self.waiting.inbox.put(self)
+
+    def withdraw(self) -> None:
+        self.leave()
+
+    def deliver(self, result: T | None, exception: BaseException | None) -> None:
+        self.leave()
+        super().deliver(result, exception)
+
+    def leave(self) -> None:
+        self.request.leave()
+
+    def enter(self) -> None:
+        self.request.enter()
+
+
+async def run_in_request_thread(func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """
+    Run plain code in the waiting thread of the request that this coroutine belongs to.
+
+    The request's thread-locals are there: its transaction, its scoped session.
+    Calls run one at a time, in the order in which they were made. Context and
+    cancellation are as for :func:`run_in_executor`, except that the plain code
+    gets an `OSError` if it was the client who left.
+
+    Args:
+        func: A plain function.
+        args: Positional arguments for ``func``.
+        kwargs: Keyword arguments for ``func``.
+
+    Returns:
+        What ``func`` returns.
+
+    Raises:
+        ScopeError: If no request's thread waits for this code.
+        BaseException: What ``func`` raises.
+    """
+    wait = _waiting.get()
+    if wait is None or wait.done or wait.home.loop is not _get_running_loop():
+        what = getattr(func, "__qualname__", None) or repr(func)
+        raise ScopeError(NO_REQUEST_THREAD.format(what=what))
+    return await NestedCall(bound(func, *args, **kwargs), wait).result()
+
+
+Inbox = queue.SimpleQueue["PlacedCall[Any] | None"]
+
+
+class PlacedCall(DeliveredCall[T]):
+    """All plain code of a request, in one of the worker's request threads."""
+
+    def __init__(self, func: Callable[[], T], pool: RequestThreads) -> None:
+        super().__init__(func, pool.home)
+        self.pool = pool
+
+    def submit(self) -> None:
+        self.pool.submit(self)
+
+    def withdraw(self) -> None:
+        self.pool.withdraw(self)
+
+    def deliver(self, result: T | None, exception: BaseException | None) -> None:
+        self.pool.ended(self)
+        super().deliver(result, exception)
+
+    def leave(self) -> None:
+        self.pool.leave()
+
+    def enter(self) -> None:
+        self.pool.enter()
+
+
+class RequestThreads:
+    """
+    The threads of a worker's requests; to be used on its loop.
+
+    Args:
+        home: The loop.
+        places: How many requests may begin to run plain code at a time.
+        keep: Time after which a thread that has nothing to do ends, if there
+            are more than ``places``, in seconds.
+    """
+
+    def __init__(self, home: Home, places: int, keep: float = 10.0) -> None:
+        self.home = home
+        self.loop = home.loop
+        self.places = places
+        self.keep = keep
+        self.calls: set[PlacedCall[Any]] = set()
+        self.running = 0
+        self.queue: deque[PlacedCall[Any]] = deque()
+        self.moved = 0.0  # when a place was taken or given back, or the queue began
+        self.count = 0
+        self.idle: deque[tuple[float, Inbox]] = deque()  # used longest ago first
+        self._timer: asyncio.TimerHandle | None = None
+        self._emptied: asyncio.Future[None] | None = None
+        self._number = 0
+
+    def call(self, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> PlacedCall[T]:
+        """Make a call of a request's plain code; await its ``result()``."""
+        return PlacedCall(bound(func, *args, **kwargs), self)
+
+    def stalled(self) -> float:
+        """Tell for how long requests have queued without any place moving, in seconds."""
+        return self.loop.time() - self.moved if self.queue else 0.0
+
+    async def end(self, timeout: float) -> None:
+        """
+        Interrupt all requests and wait for their plain code to end.
+
+        Args:
+            timeout: How long to wait, in seconds.
+        """
+        for call in tuple(self.calls):
+            if call.future is not None:
+                call.future.cancel()
+        if self.calls:
+            self._emptied = self.loop.create_future()
+            await asyncio.wait([self._emptied], timeout=timeout)
+
+    # For calls.
+
+    def submit(self, call: PlacedCall[Any]) -> None:
+        """Give a call to a thread, or let it queue."""
+        self.calls.add(call)
+        if not self.queue:
+            self.moved = self.loop.time()
+        self.queue.append(call)
+        self._next()
+
+    def withdraw(self, call: PlacedCall[Any]) -> None:
+        """Forget a call that has not begun and will not."""
+        with contextlib.suppress(ValueError):  # a thread has it, and drops it
+            self.queue.remove(call)
+        self._forget(call)
+
+    def ended(self, call: PlacedCall[Any]) -> None:
+        """Learn that a call has ended; its thread keeps the place for the next one."""
+        self.moved = self.loop.time()
+        self._forget(call)
+
+    def leave(self) -> None:
+        """Take a place back from a request that waits."""
+        self.running -= 1
+        self.moved = self.loop.time()
+        self._next()
+
+    def enter(self) -> None:
+        """Let a request that has waited go on."""
+        self.running += 1
+
+    def _forget(self, call: PlacedCall[Any]) -> None:
+        self.calls.discard(call)
+        if not self.calls and self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
+
+    # For threads.
+
+    def _next(self) -> None:
+        while self.running < self.places and self.queue:
+            if not self.idle and not self._start_thread():
+                return
+            _, inbox = self.idle.pop()
+            try:
+                call = self.queue.popleft()
+            except IndexError:  # a thread was faster
+                self.idle.append((self.loop.time(), inbox))
+                return
+            self.running += 1
+            inbox.put(call)
+
+    def _start_thread(self) -> bool:
+        inbox: Inbox = queue.SimpleQueue()
+        self._number += 1
+        name = f"aiopyramid-request-{self._number}"
+        thread = threading.Thread(target=self._work, args=[inbox], name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as exc:
+            logger.warning("%d requests queue: no thread more than %d (%s)", len(self.queue),
+                           self.count, exc)
+            self._look_again(0.1)
+            return False
+        self.count += 1
+        self.idle.append((self.loop.time(), inbox))
+        if self.count > self.places:
+            self._look_again(self.keep)
+        return True
+
+    def _look_again(self, delay: float) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(delay, self._look, context=self.home.context)
+
+    def _look(self) -> None:
+        self._timer = None
+        self._next()
+        before = self.loop.time() - self.keep
+        while self.count > self.places and self.idle and self.idle[0][0] <= before:
+            _, inbox = self.idle.popleft()
+            self.count -= 1
+            inbox.put(None)
+        if self.count > self.places:
+            self._look_again(self.keep / 2)
+
+    def _become_idle(self, inbox: Inbox) -> None:
+        self.idle.append((self.loop.time(), inbox))
+        self.leave()
+
+    def _work(self, inbox: Inbox) -> None:
+        """In a thread: run calls."""
+        call = inbox.get()
+        while call is not None:
+            call.run()
+            # Where requests queue, the next one without a word to the loop.
+            call = self._take()
+            if call is None:
+                try:
+                    self.home.call(self._become_idle, inbox)
+                except threads.LoopClosed:
+                    return
+                call = inbox.get()
+
+    def _take(self) -> PlacedCall[Any] | None:
+        if self.running > self.places:
+            return None
+        try:
+            return self.queue.popleft()
+        except IndexError:
+            return None
+
+
+def stacks() -> str:
+    """Tell what all threads of this process are doing, as tracebacks."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return "\n".join(
+        f"Thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}"
+        for ident, frame in sys._current_frames().items()
+    )

@@ -1,0 +1,436 @@
+"""
+Plain code in threads, and the event loop that it works with.
+
+A coroutine hands plain code to a thread (:class:`ThreadCall`); plain code hands
+a coroutine to the loop (:class:`Wait`). Both may happen inside of each other::
+
+    event loop                                     request thread
+    ----------                                     --------------
+    run_request(app) -------- ThreadCall --------> app(environ, ...)
+                                                     tween, policy, renderer ...
+    task: view(request) <------- Wait ------------   waits for the view
+      await use_request_thread(query)()
+      (suspended) ----------- ThreadCall --------->  query(), among the request's thread-locals
+      goes on <--------------------------------------  its result
+    the task ends ---------------------------------> its result
+    response <-------------------------------------- returns
+
+Four rules:
+
+1. *All bookkeeping happens on the loop.* Threads only put functions into the
+   loop's queue (:class:`Home`), one wake-up for all that are ready, so nothing
+   here needs a lock.
+2. *A thread that waits is woken once its coroutine has ended*, ``finally``
+   blocks included, so that neither gives back what the other still uses.
+3. *Cancelling interrupts plain code where it waits*, now or next, once for each
+   cancellation. Coroutines get `asyncio.CancelledError`; the code of a request
+   gets an `Exception`, because that is what Pyramid's add-ons clean up after.
+4. *Context is copied in, and changed values are copied back*, on every way out.
+   A context that a thread is inside of cannot be entered by a task, so tokens
+   (`contextvars.Token`) do not cross.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import functools
+import queue
+import sys
+import threading
+from asyncio import _get_running_loop
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextvars import Context, ContextVar, copy_context
+from typing import Any, Generic, ParamSpec, TypeVar
+from weakref import WeakSet
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+thread_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
+"""Gives the loop for threads that were not started here; set by a server whose
+requests run in threads."""
+
+_homes: WeakSet[Home] = WeakSet()
+_home: ContextVar[Home] = ContextVar("home")
+_call: ContextVar[ThreadCall[Any] | None] = ContextVar("thread_call", default=None)
+_pool_waits: ContextVar[bool] = ContextVar("pool_waits", default=False)
+
+
+class LoopClosed(RuntimeError):
+    """The loop that a thread works for is closed."""
+
+
+class Home:
+    """An event loop, as threads see it: it calls what they put into its queue."""
+
+    __slots__ = ("__weakref__", "context", "loop", "ready", "woken")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.ready: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self.woken = False
+        # Not the context of whichever request comes first.
+        self.context = Context()
+        _homes.add(self)
+
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        """
+        In a thread: let the loop call a function soon.
+
+        Raises:
+            LoopClosed: If the loop is closed.
+        """
+        item = (function, args)
+        self.ready.append(item)
+        if not self.woken:
+            self.woken = True
+            try:
+                self.loop.call_soon_threadsafe(self._run, context=self.context)
+            except RuntimeError as exc:
+                self.woken = False
+                with contextlib.suppress(ValueError):
+                    self.ready.remove(item)
+                raise LoopClosed from exc
+
+    def _run(self) -> None:
+        self.woken = False  # first: what comes from now on wakes the loop again
+        try:
+            for _ in range(len(self.ready)):
+                function, args = self.ready.popleft()
+                function(*args)
+        except BaseException:
+            self.loop.call_soon(self._run, context=self.context)  # the others
+            raise
+
+
+def home_here() -> Home:
+    """Return the home of the running loop, and remember it for threads that start from here."""
+    loop = asyncio.get_running_loop()
+    home = _home.get(None)
+    if home is None or home.loop is not loop:
+        home = _home_of(loop)
+        _home.set(home)
+    return home
+
+
+def _home_of(loop: asyncio.AbstractEventLoop) -> Home:
+    # Some server of ours keeps one for good.
+    return next((home for home in tuple(_homes) if home.loop is loop), None) or Home(loop)
+
+
+def home_of_thread() -> Home | None:
+    """
+    Find the loop that this thread works for.
+
+    It is known from the context, else from :data:`thread_loop`, else it is the
+    one running loop in use here.
+    """
+    home = _home.get(None)
+    if home is not None and home.loop.is_running():
+        return home
+    if thread_loop is not None:
+        return _home_of(thread_loop())
+    running = [home for home in tuple(_homes) if home.loop.is_running()]
+    return running[0] if len(running) == 1 else None
+
+
+# Exceptions that are being handled
+
+
+def call_handling(exc: BaseException, func: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Call plain code as in the ``except`` block of an exception (`sys.exc_info`)."""
+    traceback, context = exc.__traceback__, exc.__context__
+    try:
+        raise exc
+    except BaseException:
+        exc.__traceback__, exc.__context__ = traceback, context
+        return func(*args, **kwargs)
+
+
+async def await_handling(exc: BaseException, awaitable: Awaitable[T]) -> T:
+    """Await as in the ``except`` block of an exception (`sys.exc_info`)."""
+    traceback, context = exc.__traceback__, exc.__context__
+    try:
+        raise exc
+    except BaseException:
+        exc.__traceback__, exc.__context__ = traceback, context
+        return await awaitable
+
+
+# From plain code to a coroutine
+
+
+class Wait(Generic[T]):
+    """A thread that waits for an awaitable, and works for it meanwhile."""
+
+    __slots__ = (
+        "awaitable",
+        "call",
+        "context",
+        "done",
+        "exception",
+        "home",
+        "how",
+        "inbox",
+        "result",
+        "task",
+    )
+
+    def __init__(
+        self,
+        home: Home,
+        awaitable: Awaitable[T],
+        how: Callable[[Awaitable[T]], Awaitable[T]],
+        call: ThreadCall[Any] | None,
+    ) -> None:
+        self.home = home
+        self.awaitable = awaitable
+        self.how = how
+        self.call = call
+        self.context = copy_context()
+        self.inbox: queue.SimpleQueue[ThreadCall[Any] | None] = queue.SimpleQueue()
+        self.task: asyncio.Task[None] | None = None
+        self.done = False
+        self.result: T | None = None
+        self.exception: BaseException | None = None
+
+    # On the loop.
+
+    def start(self) -> None:
+        """Begin to await in a task, unless the thread is to be interrupted."""
+        call = self.call
+        if call is not None:
+            call.leave()
+            if call.interrupted:
+                call.interrupted = False
+                self.exception = asyncio.CancelledError()
+                close(self.awaitable)
+                self.finish()
+                return
+            call.wait = self
+        self.task = self.home.loop.create_task(self._run(), context=self.context)
+        self.task.add_done_callback(self._ended, context=self.home.context)
+
+    async def _run(self) -> None:
+        try:
+            self.result = await self.how(self.awaitable)
+        except BaseException as exc:
+            # Also what would end the loop: it ends the plain code.
+            self.exception = exc
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():  # before it began
+            self.exception = asyncio.CancelledError()
+            close(self.awaitable)
+        if self.call is not None:
+            self.call.wait = None
+        self.finish()
+
+    def finish(self) -> None:
+        """Let the thread go on."""
+        self.done = True
+        if self.call is not None:
+            self.call.enter()
+        self.inbox.put(None)
+
+    def cancel(self) -> bool:
+        """Cancel what the thread waits for; tell whether that came in time."""
+        return self.task is not None and self.task.cancel()
+
+    # In the thread.
+
+    def outcome(self) -> T:
+        """Do what the thread is given to do until the awaitable has a result; return that."""
+        try:
+            while (work := self.inbox.get()) is not None:
+                work.run()
+        except BaseException:  # such as KeyboardInterrupt
+            self.home.call(self.cancel)
+            raise
+        take_over(self.context)
+        del self.context  # which knows this object
+        if self.exception is None:
+            return self.result  # type: ignore[return-value]
+        try:
+            if self.call is not None and isinstance(self.exception, asyncio.CancelledError):
+                raise self.call.cancellation(self.exception)
+            raise self.exception
+        finally:
+            del self.exception  # whose traceback knows this frame
+
+
+def wait_in_thread(
+    home: Home, awaitable: Awaitable[T], how: Callable[[Awaitable[T]], Awaitable[T]]
+) -> T:
+    """
+    Let the loop await for this thread, and block it until the result is there.
+
+    Args:
+        home: The loop.
+        awaitable: What to await.
+        how: Makes of it what is really awaited, on the loop.
+
+    Raises:
+        LoopClosed: If the loop is closed.
+        BaseException: What the awaitable raises.
+    """
+    call = _call.get()
+    if call is not None and call.ident != threading.get_ident():
+        call = None  # this context is a copy of that call's
+    wait = Wait(home, awaitable, how, call)
+    if call is not None:
+        call.prepare(wait)
+    home.call(wait.start)
+    return wait.outcome()
+
+
+def close(awaitable: Awaitable[Any]) -> None:
+    """Close a coroutine that is not going to be awaited, or Python warns of it."""
+    if isinstance(awaitable, Coroutine | Generator):
+        awaitable.close()
+
+
+# From a coroutine to plain code
+
+
+class ThreadCall(Generic[T]):
+    """
+    Plain code that runs in a thread, in a copy of its caller's context.
+
+    Args:
+        func: The plain code.
+        home: The loop that asks for it.
+    """
+
+    def __init__(self, func: Callable[[], T], home: Home) -> None:
+        self.func = func
+        self.home = home
+        self.context = copy_context()
+        self.context.run(_call.set, self)
+        self.ident = 0
+        self.wait: Wait[Any] | None = None  # what it waits for
+        self.interrupted = False  # to be raised when it waits next
+        self._ticket = threading.Lock()
+
+    # On the loop.
+
+    def begin(self) -> bool:
+        """Tell whether this is the first to ask: the thread to begin, or who wants it not to."""
+        return self._ticket.acquire(blocking=False)
+
+    def interrupt(self) -> None:
+        """Raise an exception in the plain code where it waits, now or next."""
+        if self.wait is None or not self.wait.cancel():
+            self.interrupted = True
+
+    def leave(self) -> None:
+        """Learn that the thread waits."""
+
+    def enter(self) -> None:
+        """Learn that the thread goes on."""
+
+    def settle(self) -> None:
+        """Take over what the plain code has set, when it has ended."""
+        take_over(self.context)
+        del self.context  # which knows this object
+
+    async def end(self, done: Callable[[], bool], ended: asyncio.Future[Any]) -> None:
+        """Interrupt the plain code, and wait until it has ended."""
+        self.interrupt()
+        while not done():
+            try:
+                await asyncio.wait([ended])
+            except asyncio.CancelledError:
+                self.interrupt()
+
+    # In the thread.
+
+    def prepare(self, wait: Wait[Any]) -> None:
+        """Learn that the thread is going to wait."""
+        wait.context.run(_pool_waits.set, True)
+
+    def cancellation(self, exc: asyncio.CancelledError) -> BaseException:
+        """Return what the plain code gets when what it waits for was cancelled."""
+        return exc
+
+    def run(self) -> Any:
+        """Run the plain code in this thread."""
+        self.ident = threading.get_ident()
+        try:
+            return self.context.run(self.func)
+        except StopIteration as exc:
+            # As for coroutines (PEP 479): a future cannot carry it.
+            raise RuntimeError(f"{self.func!r} raised StopIteration") from exc
+        finally:
+            self.ident = 0  # the system gives it to another thread one day
+
+
+async def run_in_executor(
+    executor: Executor | None, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """
+    Run plain code in a thread of a pool, where it can wait for coroutines.
+
+    The thread works in a copy of the caller's context; context variables that
+    it sets are set for the caller when it has finished. Cancelling the caller
+    raises `asyncio.CancelledError` in the thread where it waits for a
+    coroutine, now or next; the caller goes on when the thread has finished, so
+    that the two never run side by side.
+
+    Args:
+        executor: The threads to use; ``None`` for the loop's default executor.
+        func: A plain function.
+        args: Positional arguments for ``func``.
+        kwargs: Keyword arguments for ``func``.
+
+    Returns:
+        What ``func`` returns.
+
+    Raises:
+        BaseException: What ``func`` raises.
+    """
+    call = ThreadCall(bound(func, *args, **kwargs), home_here())
+    # A thread of the executor waits for this call: with all of them waiting for
+    # one of them, nothing would go on. So the call gets a thread of its own.
+    own = ThreadPoolExecutor(1, "aiopyramid-nested") if _pool_waits.get() else None
+    call.context.run(_pool_waits.set, False)
+    future = asyncio.get_running_loop().run_in_executor(
+        own if executor is None else executor, lambda: call.run() if call.begin() else None
+    )
+    try:
+        result: T = await asyncio.shield(future)
+    except asyncio.CancelledError:
+        if call.begin():
+            future.cancel()
+        await call.end(future.done, future)
+        if not future.cancelled():
+            future.exception()  # the caller was cancelled, nobody else asks for it
+        raise
+    finally:
+        call.settle()
+        if own is not None:
+            own.shutdown(wait=False)
+    return result
+
+
+def bound(func: Callable[..., T], *args: Any, **kwargs: Any) -> Callable[[], T]:
+    """Bind arguments, and the exception that the caller is handling, if it is."""
+    exc = sys.exception()
+    if exc is None:
+        return functools.partial(func, *args, **kwargs)
+    return functools.partial(call_handling, exc, func, *args, **kwargs)
+
+
+OWN: set[ContextVar[Any]] = {_call, _pool_waits}
+"""Variables of this package, which describe one place and are no news for others."""
+
+
+def take_over(context: contextvars.Context) -> None:
+    """Set here what was set in a context that was copied from this one."""
+    for variable, value in context.items():
+        if variable not in OWN and variable.get(context) is not value:
+            variable.set(value)
