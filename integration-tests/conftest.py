@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import WORKER, Server, UWSGILoopServer, UWSGIServer
+from harness import LoopRequestsServer, Server, UWSGILoopServer, UWSGIServer
 
 VARIANTS: dict[str, tuple[type[Server], list[str]]] = {
     "gunicorn-uvloop": (Server, ["--asgi-loop", "uvloop"]),
     "gunicorn-asyncio": (Server, ["--asgi-loop", "asyncio"]),
+    "gunicorn-loop": (LoopRequestsServer, []),
     "uwsgi-threads": (UWSGIServer, []),
     "uwsgi-uvloop": (UWSGILoopServer, ["--set", "aiopyramid-loop=uvloop"]),
     "uwsgi-asyncio": (UWSGILoopServer, ["--set", "aiopyramid-loop=asyncio"]),
@@ -26,7 +27,7 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     def start(
         *,
         tls: dict[str, Path] | None = None,
-        worker: str = WORKER,
+        worker: str | None = None,
         wait: bool = True,
         variant: str = "gunicorn-uvloop",
         args: list[str] | None = None,

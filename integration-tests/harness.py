@@ -155,6 +155,7 @@ class RawWebsocket:
 
 
 WORKER = "aiopyramid.gunicorn.worker.AsyncGunicornWorker"
+LOOP_WORKER = "aiopyramid.gunicorn.worker.LoopGunicornWorker"
 
 
 class Server:
@@ -169,10 +170,14 @@ class Server:
     listening = r"Listening at: https?://[\d.]+:(\d+)"
     bind: tuple[str, ...] = ()  # options that say where to listen, if not on any port
 
-    def __init__(self, log: Path, tls: dict[str, Path] | None = None, worker: str = WORKER) -> None:
+    worker = WORKER
+
+    def __init__(
+        self, log: Path, tls: dict[str, Path] | None = None, worker: str | None = None
+    ) -> None:
         self.log_file = log
         self.tls = tls
-        self.worker = worker
+        self.worker = worker or self.worker
         self.process: subprocess.Popen[bytes] | None = None
         self.port = 0
 
@@ -330,6 +335,12 @@ class Server:
 
     def eventually_state(self, condition: Callable[[dict[str, Any]], Any], what: str) -> Any:
         return eventually(lambda: condition(self.state()), what)
+
+
+class LoopRequestsServer(Server):
+    """gunicorn with requests on the event loop."""
+
+    worker = LOOP_WORKER
 
 
 class UWSGIServer(Server):

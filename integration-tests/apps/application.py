@@ -166,7 +166,7 @@ def stream_threaded(request):
         try:
             for _ in range(int(request.params["n"])):
                 counts["chunks"] += 1
-                counts[f"chunk in {threading.current_thread().name.split('_')[0]}"] += 1
+                counts[f"chunk in {threading.current_thread().name}"] += 1
                 yield CHUNK
         finally:
             counts["stream closed"] += 1

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+
+from pyramid.config import Configurator
+from pyramid.response import Response
 
 
 def environ_app(environ, start_response):
@@ -59,3 +64,33 @@ def bad_app(environ, start_response):
         case _:
             start_response("200 OK", [])
     return [b"body"]
+
+
+lock = threading.Lock()
+running = 0
+
+
+def block() -> int:
+    """Block this thread for a while; return how many have done so at a time."""
+    global running
+    with lock:
+        running += 1
+        now = running
+    time.sleep(0.05)
+    with lock:
+        running -= 1
+    return now
+
+
+def blocking_app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [str(block()).encode()]
+
+
+def blocking_view():
+    with Configurator() as config:
+        config.include("aiopyramid")
+        for path in "", "up":
+            config.add_route(path, f"/{path}")
+            config.add_view(lambda request: Response(str(block())), route_name=path)
+        return config.make_wsgi_app()

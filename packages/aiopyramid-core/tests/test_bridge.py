@@ -641,7 +641,8 @@ async def test_a_thread_cannot_choose_between_two_loops(no_warnings):
 
 async def test_a_server_can_name_the_loop_for_its_threads(monkeypatch):
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(threads, "thread_loop", lambda: loop)
+    home = threads.Home(loop)
+    monkeypatch.setattr(threads, "thread_home", lambda: home)
     result = []
     thread = threading.Thread(target=lambda: result.append((can_wait(), await_(double(8)))))
     thread.start()

@@ -32,12 +32,17 @@ def package():
     return module
 
 
-def test_the_old_path_leads_to_the_worker(load):
+NAMES = ["AsyncGunicornWorker", "LoopGunicornWorker"]
+
+
+def test_the_old_path_leads_to_the_workers(load):
     worker = types.ModuleType("aiopyramid_gunicorn.worker")
-    worker.AsyncGunicornWorker = type("AsyncGunicornWorker", (), {})
+    for name in NAMES:
+        setattr(worker, name, type(name, (), {}))
     shim = load(aiopyramid_gunicorn=package(), aiopyramid_gunicorn__worker=worker)
-    assert shim.AsyncGunicornWorker is worker.AsyncGunicornWorker
-    assert shim.__all__ == ["AsyncGunicornWorker"]
+    for name in NAMES:
+        assert getattr(shim, name) is getattr(worker, name)
+    assert shim.__all__ == NAMES
 
 
 def test_without_the_server_package_the_error_names_it(load, monkeypatch):
@@ -57,7 +62,7 @@ def test_without_the_server_package_the_error_names_it(load, monkeypatch):
         load()
     assert not isinstance(caught.value, ModuleNotFoundError)
     assert caught.value.name == "aiopyramid_gunicorn"
-    assert str(caught.value).startswith("AsyncGunicornWorker comes with aiopyramid-gunicorn")
+    assert str(caught.value).startswith(" and ".join(NAMES) + " come with ")
     assert caught.value.__suppress_context__
 
 

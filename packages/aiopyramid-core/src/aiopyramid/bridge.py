@@ -253,7 +253,11 @@ def run_coroutine(coroutine: Awaitable[T]) -> T:
         return _step(coroutine)
     if not can_wait():
         raise _refuse(coroutine)
-    stepped = functools.partial(spawn_greenlet, threads.bound(_step))
+    step: Callable[[Awaitable[T]], T] = threads.bound(_step)
+
+    def stepped(coroutine: Awaitable[T]) -> Coroutine[Any, Any, T]:
+        return spawn_greenlet(step, coroutine)
+
     if _get_running_loop() is None:
         return _wait_in_thread(coroutine, stepped)
     return _wait_for_task(current, stepped(coroutine))

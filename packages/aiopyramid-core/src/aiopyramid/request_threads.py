@@ -275,8 +275,10 @@ class RequestThreads:
         self.moved = 0.0  # when a place was taken or given back, or the queue began
         self.count = 0
         self.idle: deque[tuple[float, Inbox]] = deque()  # used longest ago first
+        #: Set while no request has plain code that runs, waits or queues.
+        self.empty = asyncio.Event()
+        self.empty.set()
         self._timer: asyncio.TimerHandle | None = None
-        self._emptied: asyncio.Future[None] | None = None
         self._number = 0
 
     def call(self, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> PlacedCall[T]:
@@ -297,15 +299,16 @@ class RequestThreads:
         for call in tuple(self.calls):
             if call.future is not None:
                 call.future.cancel()
-        if self.calls:
-            self._emptied = self.loop.create_future()
-            await asyncio.wait([self._emptied], timeout=timeout)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self.empty.wait()
 
     # For calls.
 
     def submit(self, call: PlacedCall[Any]) -> None:
         """Give a call to a thread, or let it queue."""
         self.calls.add(call)
+        self.empty.clear()
         if not self.queue:
             self.moved = self.loop.time()
         self.queue.append(call)
@@ -334,8 +337,8 @@ class RequestThreads:
 
     def _forget(self, call: PlacedCall[Any]) -> None:
         self.calls.discard(call)
-        if not self.calls and self._emptied is not None and not self._emptied.done():
-            self._emptied.set_result(None)
+        if not self.calls:
+            self.empty.set()
 
     # For threads.
 
@@ -360,8 +363,9 @@ class RequestThreads:
         try:
             thread.start()
         except RuntimeError as exc:
-            logger.warning("%d requests queue: no thread more than %d (%s)", len(self.queue),
-                           self.count, exc)
+            logger.warning(
+                "%d requests queue: no thread more than %d (%s)", len(self.queue), self.count, exc
+            )
             self._look_again(0.1)
             return False
         self.count += 1

@@ -39,7 +39,6 @@ import functools
 import queue
 import sys
 import threading
-from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -50,7 +49,7 @@ from weakref import WeakSet
 P = ParamSpec("P")
 T = TypeVar("T")
 
-thread_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
+thread_home: Callable[[], Home] | None = None
 """Gives the loop for threads that were not started here; set by a server whose
 requests run in threads."""
 
@@ -126,14 +125,14 @@ def home_of_thread() -> Home | None:
     """
     Find the loop that this thread works for.
 
-    It is known from the context, else from :data:`thread_loop`, else it is the
+    It is known from the context, else from :data:`thread_home`, else it is the
     one running loop in use here.
     """
     home = _home.get(None)
     if home is not None and home.loop.is_running():
         return home
-    if thread_loop is not None:
-        return _home_of(thread_loop())
+    if thread_home is not None:
+        return thread_home()
     running = [home for home in tuple(_homes) if home.loop.is_running()]
     return running[0] if len(running) == 1 else None
 
@@ -398,11 +397,11 @@ async def run_in_executor(
     # one of them, nothing would go on. So the call gets a thread of its own.
     own = ThreadPoolExecutor(1, "aiopyramid-nested") if _pool_waits.get() else None
     call.context.run(_pool_waits.set, False)
-    future = asyncio.get_running_loop().run_in_executor(
+    future: asyncio.Future[Any] = asyncio.get_running_loop().run_in_executor(
         own if executor is None else executor, lambda: call.run() if call.begin() else None
     )
     try:
-        result: T = await asyncio.shield(future)
+        result: Any = await asyncio.shield(future)
     except asyncio.CancelledError:
         if call.begin():
             future.cancel()
@@ -414,10 +413,10 @@ async def run_in_executor(
         call.settle()
         if own is not None:
             own.shutdown(wait=False)
-    return result
+    return result  # type: ignore[no-any-return]
 
 
-def bound(func: Callable[..., T], *args: Any, **kwargs: Any) -> Callable[[], T]:
+def bound(func: Callable[..., T], *args: Any, **kwargs: Any) -> Callable[..., T]:
     """Bind arguments, and the exception that the caller is handling, if it is."""
     exc = sys.exception()
     if exc is None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from aiopyramid.websocket.session import Session
 
-    from .worker import AsyncGunicornWorker
+    from .worker import LoopWorker
 
 REQUIRED = {
     gunicorn_protocol.ASGIProtocol: (
@@ -128,13 +128,14 @@ class Scope:
 async def serve(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a request; gunicorn calls this as if it were an ASGI application."""
     protocol, upgrade = scope.protocol, Upgrade()
+    worker = protocol.worker
     call: Call | None = None
     try:
         environ = scope.build_environ()
         if "HTTP_UPGRADE" in environ and protocol.can_become_websocket():
             environ[KEY] = upgrade
-        call = Call(protocol.worker.wsgi, environ, receive, send, protocol.has_left)
-        await call.run(protocol.worker.run_plain(protocol.has_left))
+        call = Call(worker.wsgi, environ, receive, send, protocol.has_left)
+        await call.run(worker.run_plain(protocol.has_left))
     except gunicorn_protocol.ClientDisconnected:
         raise  # gunicorn knows what to do
     except (Exception, asyncio.CancelledError, SystemExit, KeyboardInterrupt) as exc:
@@ -149,7 +150,7 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
                     scope.request.uri,
                 )
             raise asyncio.CancelledError from None
-        if isinstance(exc, asyncio.CancelledError) and _is_cancelled():
+        if isinstance(exc, asyncio.CancelledError) and (_is_cancelled() or not worker.alive):
             raise
         protocol.log.exception(
             "Error handling request %s %s", scope.request.method, scope.request.uri
@@ -189,12 +190,12 @@ async def _send_server_error(send: Send) -> None:
 class HTTPProtocol(gunicorn_protocol.ASGIProtocol):  # type: ignore[misc]
     """A connection of the worker: HTTP requests, and at last perhaps a WebSocket."""
 
-    worker: AsyncGunicornWorker
+    worker: LoopWorker
     _callback_parser: Any
     _task: Any
     _response_buffer: bytes
 
-    def __init__(self, worker: AsyncGunicornWorker) -> None:
+    def __init__(self, worker: LoopWorker) -> None:
         super().__init__(worker)
         self._scopes: dict[Any, Scope] = {}  # for the access log
         self._first_request: asyncio.TimerHandle | None = None
@@ -221,11 +222,11 @@ class HTTPProtocol(gunicorn_protocol.ASGIProtocol):  # type: ignore[misc]
         It may still read (RFC 9112 section 9.6), so that its requests go on for
         ``asgi_disconnect_grace_period``, and are answered.
         """
-        if self._callback_parser is None or self._is_ssl or self._current_request is None:
+        request, body = self._current_request, self._body_receiver
+        if self._callback_parser is None or self._is_ssl or request is None:
             return False  # the transport closes
-        receiver = self._body_receiver
-        if receiver is not None and not receiver._complete:
-            receiver.signal_disconnect()  # the rest of the body never comes
+        if body is not None and not body._complete:
+            return False  # it never will be
         self._half_closed = self.worker.loop.call_later(
             self.cfg.asgi_disconnect_grace_period, self._cancel_request
         )

@@ -83,6 +83,7 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         self.generation = generation.of(self.cfg)
         self.signalled = False
         self.wake = asyncio.Event()
+        self.quick = asyncio.Event()
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
@@ -103,7 +104,7 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
 
     # Requests.
 
-    def run_plain(self, has_left: Callable[[], bool]) -> RunPlain:
+    def run_plain(self, has_left: Callable[[], bool]) -> RunPlain[Any]:
         """
         Return what runs the plain code of a request.
 
@@ -124,6 +125,7 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         """Stop at once (SIGQUIT, SIGINT)."""
         self.signalled = True
         super().handle_quit_signal()
+        self.quick.set()
         self.wake.set()
 
     def handle_abort_signal(self) -> None:
@@ -224,7 +226,7 @@ class AsyncGunicornWorker(LoopWorker):
             threads,
         )
 
-    def run_plain(self, has_left: Callable[[], bool]) -> RunPlain:
+    def run_plain(self, has_left: Callable[[], bool]) -> RunPlain[Any]:
         """Let a request thread run the plain code of a request."""
 
         def run_plain(func: Callable[[], T]) -> Awaitable[T]:
@@ -249,20 +251,24 @@ class AsyncGunicornWorker(LoopWorker):
 
     async def _end_requests(self) -> None:
         # The arbiter kills this worker when the time is over.
-        timeout = self.cfg.graceful_timeout
-        margin = min(QUICK, timeout / 4)
-        deadline = self.loop.time() + timeout - margin
-        while self.threads.calls and not self._quick_shutdown and self.loop.time() < deadline:
-            await asyncio.sleep(0.05)
+        margin = min(QUICK, self.cfg.graceful_timeout / 4)
+        ends = [asyncio.create_task(event.wait()) for event in (self.threads.empty, self.quick)]
+        await asyncio.wait(
+            ends,
+            timeout=self.cfg.graceful_timeout - margin,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
         if self.threads.calls:
-            if not self._quick_shutdown:
+            if not self.quick.is_set():
                 self.log.warning(
                     "%d requests have not ended. All threads:\n%s",
                     len(self.threads.calls),
                     stacks(),
                 )
+                self._quick_shutdown = True
             await self.threads.end(margin / 2)
-            self._quick_shutdown = True
+        for task in ends:
+            task.cancel()
 
 
 class LoopGunicornWorker(LoopWorker):
@@ -279,6 +285,6 @@ class LoopGunicornWorker(LoopWorker):
         """Learn that this worker class was chosen, before the application is loaded."""
         fitness.required = True
 
-    def run_plain(self, has_left: Callable[[], bool]) -> RunPlain:
+    def run_plain(self, has_left: Callable[[], bool]) -> RunPlain[Any]:
         """Run the plain code of a request in a greenlet."""
         return spawn_greenlet

@@ -16,6 +16,7 @@ In both, WebSockets live on the loop and hold no thread or greenlet of uWSGI's.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import ctypes
 import logging
 import os
@@ -23,17 +24,24 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
 
 import uwsgi
 from websockets.frames import CloseCode
 
-from aiopyramid import bridge
+from aiopyramid import fitness, threads
+from aiopyramid.request_threads import run_as_request
+from aiopyramid.threads import Home
+from aiopyramid.transactions import refuse_on_loop
 from aiopyramid.websocket.session import end_sessions
 
 from . import options
 from .signals import HeldSignals
 
 logger = logging.getLogger("aiopyramid.uwsgi")
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # How long the views of WebSockets have to end when the worker does, in seconds.
 END_TIMEOUT = 10.0
@@ -62,7 +70,7 @@ class Worker:
         self.threads = options.executor_threads()
         self.lock = threading.Lock()
         self.pid = 0
-        self.running: asyncio.AbstractEventLoop | None = None
+        self.running: Home | None = None
         self.signals: HeldSignals | None = None
         self.ending: asyncio.Task[None] | None = None
 
@@ -71,7 +79,8 @@ class Worker:
         if not uwsgi.worker_id():
             return  # a mule or spooler, which may need none
         self.pid = os.getpid()
-        self.running = loop = self._make_loop()
+        self.running = self._make_home()
+        loop = self.running.loop
         self.signals = HeldSignals(CODES, loop, self._signalled)
         uwsgi.log(
             f"aiopyramid: worker {uwsgi.worker_id()} runs coroutines on "
@@ -82,11 +91,16 @@ class Worker:
             loop.call_later(1, self._watch)
         self._run(loop)
 
-    def _make_loop(self) -> asyncio.AbstractEventLoop:
+    def run_request(self, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run the plain code of a request, in a context of its own."""
+        raise NotImplementedError
+
+    def _make_home(self) -> Home:
         loop = self.new_loop()
         executor = ThreadPoolExecutor(self.threads, "aiopyramid", self._thread_started)
         loop.set_default_executor(executor)
-        return loop
+        loop.call_soon(refuse_on_loop)
+        return Home(loop)
 
     def _thread_started(self) -> None:
         """Prepare a thread that was started here."""
@@ -94,17 +108,21 @@ class Worker:
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         raise NotImplementedError
 
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """Return the loop; in a process that is no worker, start it first."""
+    def home(self) -> Home:
+        """Return the loop, as threads see it; in a process that is no worker, start it first."""
         if self.pid != os.getpid():
             with self.lock:
                 if self.pid != os.getpid():
-                    self.running = self._make_loop()
-                    self.running.call_soon(self._thread_started)
-                    run_in_thread(self.running)
+                    self.running = self._make_home()
+                    self.running.loop.call_soon(self._thread_started)
+                    run_in_thread(self.running.loop)
                     self.pid = os.getpid()
         assert self.running is not None
         return self.running
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Return the loop."""
+        return self.home().loop
 
     def hold_signals(self) -> None:
         """From now on, there may be connections to close before uWSGI gets a signal."""
@@ -141,6 +159,10 @@ class ThreadModeWorker(Worker):
 
     mode = "in a thread of its own"
 
+    def run_request(self, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run the plain code of a request in this thread of uWSGI's, which is the request's."""
+        return run_as_request(self.home(), func, *args, **kwargs)
+
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         assert self.signals is not None
         self.signals.listen()
@@ -167,6 +189,10 @@ class LoopModeWorker(Worker):
     """The loop that uWSGI's asyncio plugin runs."""
 
     mode = "in the main thread"
+
+    def run_request(self, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run the plain code of a request in this greenlet of uWSGI's."""
+        return contextvars.copy_context().run(func, *args, **kwargs)
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)  # the plugin asks asyncio for it
@@ -229,7 +255,8 @@ def install() -> Worker:
     global worker
     if worker is None:
         worker = LoopModeWorker() if options.is_loop_mode() else ThreadModeWorker()
-        bridge.thread_loop = worker.loop
+        threads.thread_home = worker.home
+        fitness.required = isinstance(worker, LoopModeWorker)
         if uwsgi.worker_id():
             worker.start()  # uWSGI loads its applications after the fork
         else:

@@ -1,63 +1,65 @@
-"""Requests under uWSGI: their body, and their connection if it becomes a WebSocket."""
+"""Requests under uWSGI, and their connections that become WebSockets."""
 
 from __future__ import annotations
 
-import contextvars
 import io
-import logging
 import os
 import socket
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 import uwsgi
-from pyramid.httpexceptions import HTTPLengthRequired, HTTPRequestEntityTooLarge
+from pyramid.httpexceptions import HTTPException
 
 from aiopyramid import bridge
+from aiopyramid.transactions import refuse_on_loop
 from aiopyramid.websocket.session import Session
 from aiopyramid.websocket.upgrade import KEY, Upgrade
 
-from . import options, runner
-
-logger = logging.getLogger("aiopyramid.uwsgi")
+from . import body, options, runner
 
 
 def isolate(event: Any) -> None:
-    """Give each request a context of its own (`pyramid.events.ApplicationCreated`)."""
+    """Make a request of each call of Pyramid (`pyramid.events.ApplicationCreated`)."""
     router = event.app
     policy = router.execution_policy
 
     def isolated(environ: dict[str, Any], router: Any) -> Any:
-        # uWSGI's threads have one for all of their requests.
+        worker = runner.install()
+        worker.hold_signals()
         try:
-            return contextvars.copy_context().run(policy, environ, router)
+            # uWSGI's threads have one context for all of their requests.
+            return worker.run_request(_run, policy, environ, router, worker)
         except (SystemExit, KeyboardInterrupt) as exc:
             # For these uWSGI ends the interpreter, which hangs in a thread.
             raise RuntimeError(f"the application raised {exc!r} in a request") from exc
 
     router.execution_policy = isolated
+    if uwsgi.worker_id():
+        # The application may have imported what is to be refused after the loop began.
+        runner.install().loop().call_soon_threadsafe(refuse_on_loop)
+
+
+def _run(policy: Any, environ: dict[str, Any], router: Any, worker: runner.Worker) -> Any:
+    # Before the policy, which may read the body on its own, to send it again.
+    try:
+        body.prepare(environ, worker)
+        return policy(environ, router)
+    except HTTPException as exc:
+        # The body could not be read, and is still there.
+        exc.headers["Connection"] = "close"
+        return exc
 
 
 def prepare(event: Any) -> None:
     """Make ready a request that Pyramid begins with (`pyramid.events.NewRequest`)."""
     request = event.request
-    worker = runner.install()
-    worker.hold_signals()
     if "HTTP_UPGRADE" in request.environ and KEY not in request.environ:
         with _copy_of_connection() as connection:
             address = connection.getsockname()
         request.environ[KEY] = UWSGIUpgrade(options.obstacle(request.environ, address))
     if not options.keeps_connections(request.environ):
         request.add_response_callback(announce_close)
-    chunked = request.headers.pop("Transfer-Encoding", "").lower() == "chunked"
-    if chunked and request.content_length is None:  # else a proxy has read it
-        read_chunks(request)
-    if isinstance(worker, runner.LoopModeWorker):
-        # uWSGI knows its requests by their greenlets. Views run in others, and
-        # in threads, where it can neither read a body nor send a file.
-        request.make_body_seekable()
-        request.environ.pop("wsgi.file_wrapper", None)
 
 
 def announce_close(request: Any, response: Any) -> None:
@@ -68,33 +70,6 @@ def announce_close(request: Any, response: Any) -> None:
             response.headers.add("Connection", "close")
 
 
-def read_chunks(request: Any) -> None:
-    """
-    Read a chunked body, which uWSGI leaves out of ``wsgi.input``, into a temporary file.
-
-    Raises:
-        pyramid.httpexceptions.HTTPLengthRequired: If uWSGI's router keeps it back.
-        pyramid.httpexceptions.HTTPRequestEntityTooLarge: If it exceeds ``limit-post``.
-    """
-    if options.loses_chunks(request.environ):
-        logger.error("%s refused: %s", request.path, LOST_CHUNKS)
-        raise HTTPLengthRequired(LOST_CHUNKS)
-    body = tempfile.SpooledTemporaryFile(SPOOL_SIZE)  # noqa: SIM115 - lives as long as the request
-    limit = options.number("limit-post")
-    while chunk := uwsgi.chunked_read():
-        body.write(chunk)
-        if 0 < limit < body.tell():
-            raise HTTPRequestEntityTooLarge(f"the body exceeds {limit} bytes")
-    request.content_length = body.tell()
-    body.seek(0)
-    request.body_file_raw = body
-    request.is_body_seekable = True
-
-
-SPOOL_SIZE = 64 * 1024
-LOST_CHUNKS = "uWSGI's router passes no chunked bodies on: set http-chunked-input = true"
-
-
 class UWSGIUpgrade(Upgrade):
     """Lets the session begin at the end of the response, where uWSGI does nothing for it."""
 
@@ -103,8 +78,11 @@ class UWSGIUpgrade(Upgrade):
     def accept(self, session: Session, response: Any) -> None:
         """Take a session from a view."""
         super().accept(session, response)
-        # uWSGI empties the environ when the request ends, and the view keeps it.
-        session.request.environ = dict(session.request.environ, **{"wsgi.input": io.BytesIO()})
+        # uWSGI empties the environ when the request ends, and the view keeps it. The
+        # headers may have been looked up before, and they look at the environ.
+        request = session.request
+        headers = request.headers
+        headers.environ = request.environ = {**request.environ, "wsgi.input": io.BytesIO()}
         response.app_iter = take_connection(session)
 
 

@@ -1,4 +1,4 @@
-"""The gunicorn workers, under the names that stands in people's ini files."""
+"""The gunicorn workers, under the names that stand in people's ini files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ except ModuleNotFoundError as exc:
     if exc.name != "aiopyramid_gunicorn":
         raise
     raise ImportError(
-        "The gunicorn workers come with aiopyramid-gunicorn, which is not installed "
-        "(pip install aiopyramid-gunicorn)",
+        "AsyncGunicornWorker and LoopGunicornWorker come with aiopyramid-gunicorn, "
+        "which is not installed (pip install aiopyramid-gunicorn)",
         name=exc.name,
     ) from None
 

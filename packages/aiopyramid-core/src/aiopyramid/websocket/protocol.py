@@ -17,7 +17,6 @@ import codecs
 import io
 import logging
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from websockets.exceptions import ProtocolError

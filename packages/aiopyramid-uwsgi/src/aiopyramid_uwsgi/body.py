@@ -1,0 +1,141 @@
+"""
+The body of a request (``wsgi.input``), which uWSGI gives to one thread or greenlet alone.
+
+uWSGI knows its requests by thread, or by greenlet in loop mode, and reads for no
+other; and it leaves the chunks of a chunked body out of ``wsgi.input``.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import uwsgi
+from pyramid.httpexceptions import HTTPLengthRequired, HTTPRequestEntityTooLarge
+
+from aiopyramid import bridge
+from aiopyramid.exceptions import ClientDisconnected
+from aiopyramid.request_threads import run_in_request_thread
+
+from . import options, runner
+
+logger = logging.getLogger("aiopyramid.uwsgi")
+
+SPOOL_SIZE = 64 * 1024
+LOST_CHUNKS = "uWSGI's router passes no chunked bodies on: set http-chunked-input = true"
+
+
+def prepare(environ: dict[str, Any], worker: runner.Worker) -> None:
+    """
+    Let all code of a request read its body.
+
+    Raises:
+        pyramid.httpexceptions.HTTPLengthRequired: If uWSGI's router keeps it back.
+        pyramid.httpexceptions.HTTPRequestEntityTooLarge: If it exceeds ``limit-post``.
+    """
+    source: Any = environ["wsgi.input"]
+    # With a length, a proxy has read it.
+    chunked = environ.get("HTTP_TRANSFER_ENCODING", "").lower() == "chunked" and not environ.get(
+        "CONTENT_LENGTH"
+    )
+    if chunked:
+        if options.loses_chunks(environ):
+            logger.error("%s refused: %s", environ["PATH_INFO"], LOST_CHUNKS)
+            raise HTTPLengthRequired(LOST_CHUNKS)
+        source = io.BufferedReader(Chunks(options.number("limit-post")), SPOOL_SIZE)
+        environ["wsgi.input_terminated"] = True
+    if isinstance(worker, runner.LoopModeWorker):
+        # Views run in other greenlets, and in threads.
+        environ["wsgi.input"] = spool(source, environ, chunked=chunked)
+        environ.pop("wsgi.file_wrapper", None)
+    else:
+        environ["wsgi.input"] = RequestThreadInput(source)
+
+
+def spool(source: Any, environ: dict[str, Any], *, chunked: bool) -> Any:
+    """Read a body into a temporary file."""
+    file = tempfile.SpooledTemporaryFile(SPOOL_SIZE)  # noqa: SIM115 - lives as long as the request
+    left = sys.maxsize if chunked else int(environ.get("CONTENT_LENGTH") or 0)
+    while chunk := source.read(min(left, SPOOL_SIZE)):
+        file.write(chunk)
+        left -= len(chunk)
+    if left and not chunked:
+        raise ClientDisconnected("the client did not send the whole request body")
+    file.seek(0)
+    return file
+
+
+class Chunks(io.RawIOBase):
+    """
+    A chunked body, as it comes.
+
+    Args:
+        limit: Size in bytes above which it is refused; 0 for none.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+        self.size = 0
+        self.rest = memoryview(b"")
+        self.ended = False
+
+    def readable(self) -> bool:
+        """Tell that this stream can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """
+        Read up to ``len(buffer)`` bytes; 0 at the end.
+
+        Raises:
+            pyramid.httpexceptions.HTTPRequestEntityTooLarge: If the body exceeds the limit.
+        """
+        if not self.rest and not self.ended:
+            self.rest = memoryview(uwsgi.chunked_read())
+            self.ended = not self.rest
+            self.size += len(self.rest)
+            if 0 < self.limit < self.size:
+                raise HTTPRequestEntityTooLarge(f"the body exceeds {self.limit} bytes")
+        size = min(len(buffer), len(self.rest))
+        buffer[:size] = self.rest[:size]
+        self.rest = self.rest[size:]
+        return size
+
+
+class RequestThreadInput:
+    """
+    A body that only its request's own thread may read: others let that thread do it.
+
+    Args:
+        source: The body, as a binary file (PEP 3333).
+    """
+
+    def __init__(self, source: Any) -> None:
+        self.source = source
+        self.thread = threading.get_ident()
+
+    def _call(self, method: Callable[..., Any], *args: Any) -> Any:
+        if threading.get_ident() == self.thread:
+            return method(*args)
+        return bridge.await_(run_in_request_thread(method, *args))
+
+    def read(self, *args: int) -> bytes:
+        """Read up to so many bytes, or all."""
+        return self._call(self.source.read, *args)  # type: ignore[no-any-return]
+
+    def readline(self, *args: int) -> bytes:
+        """Read a line."""
+        return self._call(self.source.readline, *args)  # type: ignore[no-any-return]
+
+    def readlines(self, *args: int) -> list[bytes]:
+        """Read all lines."""
+        return self._call(self.source.readlines, *args)  # type: ignore[no-any-return]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.readline, b"")
