@@ -55,11 +55,17 @@ def variant(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, variant: str) -> Iterator[Server]:
-    """A server with the test application, for all tests of a module."""
+def app() -> str:
+    """The application of a module's server; modules may override this."""
+    return "apps.application:main()"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, variant: str, app: str) -> Iterator[Server]:
+    """A server with an application, for all tests of a module."""
     kind, args = VARIANTS[variant]
     server = kind(tmp_path_factory.mktemp("server") / "server.log")
-    server.launch(args=args)
+    server.launch(app=app, args=args)
     server.wait_until_up()
     yield server
     server.stop()

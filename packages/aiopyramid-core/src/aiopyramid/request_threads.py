@@ -128,8 +128,8 @@ class DeliveredCall(RequestCall[T]):
                 if self.begin():
                     self.withdraw()
                 elif not self.delivered:
-                    ended = self.ended = self.home.loop.create_future()
-                    await self.end(ended.done, ended)
+                    self.ended = self.home.loop.create_future()
+                    await self.end(self.ended)
             raise
         finally:
             self.future = None  # an exception in it knows this frame
@@ -148,7 +148,7 @@ class DeliveredCall(RequestCall[T]):
         self.delivered = True
         if self.future is None or self.future.cancelled():
             self.late_exception = exception
-            if self.ended is not None:
+            if self.ended is not None and not self.ended.done():
                 self.ended.set_result(None)
         elif exception is None:
             self.future.set_result(result)
@@ -243,7 +243,7 @@ class PlacedCall(DeliveredCall[T]):
         self.pool.withdraw(self)
 
     def deliver(self, result: T | None, exception: BaseException | None) -> None:
-        self.pool.ended(self)
+        self.pool.ended()
         super().deliver(result, exception)
 
     def leave(self) -> None:
@@ -269,15 +269,11 @@ class RequestThreads:
         self.loop = home.loop
         self.places = places
         self.keep = keep
-        self.calls: set[PlacedCall[Any]] = set()
         self.running = 0
         self.queue: deque[PlacedCall[Any]] = deque()
         self.moved = 0.0  # when a place was taken or given back, or the queue began
         self.count = 0
         self.idle: deque[tuple[float, Inbox]] = deque()  # used longest ago first
-        #: Set while no request has plain code that runs, waits or queues.
-        self.empty = asyncio.Event()
-        self.empty.set()
         self._timer: asyncio.TimerHandle | None = None
         self._number = 0
 
@@ -289,26 +285,10 @@ class RequestThreads:
         """Tell for how long requests have queued without any place moving, in seconds."""
         return self.loop.time() - self.moved if self.queue else 0.0
 
-    async def end(self, timeout: float) -> None:
-        """
-        Interrupt all requests and wait for their plain code to end.
-
-        Args:
-            timeout: How long to wait, in seconds.
-        """
-        for call in tuple(self.calls):
-            if call.future is not None:
-                call.future.cancel()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self.empty.wait()
-
     # For calls.
 
     def submit(self, call: PlacedCall[Any]) -> None:
         """Give a call to a thread, or let it queue."""
-        self.calls.add(call)
-        self.empty.clear()
         if not self.queue:
             self.moved = self.loop.time()
         self.queue.append(call)
@@ -318,12 +298,10 @@ class RequestThreads:
         """Forget a call that has not begun and will not."""
         with contextlib.suppress(ValueError):  # a thread has it, and drops it
             self.queue.remove(call)
-        self._forget(call)
 
-    def ended(self, call: PlacedCall[Any]) -> None:
+    def ended(self) -> None:
         """Learn that a call has ended; its thread keeps the place for the next one."""
         self.moved = self.loop.time()
-        self._forget(call)
 
     def leave(self) -> None:
         """Take a place back from a request that waits."""
@@ -334,11 +312,6 @@ class RequestThreads:
     def enter(self) -> None:
         """Let a request that has waited go on."""
         self.running += 1
-
-    def _forget(self, call: PlacedCall[Any]) -> None:
-        self.calls.discard(call)
-        if not self.calls:
-            self.empty.set()
 
     # For threads.
 

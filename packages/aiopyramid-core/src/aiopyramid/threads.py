@@ -66,7 +66,7 @@ class LoopClosed(RuntimeError):
 class Home:
     """An event loop, as threads see it: it calls what they put into its queue."""
 
-    __slots__ = ("__weakref__", "context", "loop", "ready", "woken")
+    __slots__ = ("__weakref__", "context", "given_up", "loop", "ready", "woken")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -74,7 +74,13 @@ class Home:
         self.woken = False
         # Not the context of whichever request comes first.
         self.context = Context()
+        self.given_up: asyncio.Future[None] = loop.create_future()
         _homes.add(self)
+
+    def give_up(self) -> None:
+        """On the loop, which is to end: wait no more for threads that were interrupted."""
+        if not self.given_up.done():
+            self.given_up.set_result(None)
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         """
@@ -104,6 +110,21 @@ class Home:
         except BaseException:
             self.loop.call_soon(self._run, context=self.context)  # the others
             raise
+
+
+DEFAULT_SWITCH_INTERVAL = 0.005
+SWITCH_INTERVAL = 0.0005
+
+
+def let_the_loop_in() -> None:
+    """
+    Let threads that compute give way to the loop's thread sooner, for this whole process.
+
+    Python's default of 5 ms is what the loop waits for each of them at each of
+    its turns. An interval that the application has chosen is left alone.
+    """
+    if sys.getswitchinterval() == DEFAULT_SWITCH_INTERVAL:
+        sys.setswitchinterval(SWITCH_INTERVAL)
 
 
 def home_here() -> Home:
@@ -337,12 +358,12 @@ class ThreadCall(Generic[T]):
         take_over(self.context)
         del self.context  # which knows this object
 
-    async def end(self, done: Callable[[], bool], ended: asyncio.Future[Any]) -> None:
+    async def end(self, ended: asyncio.Future[Any]) -> None:
         """Interrupt the plain code, and wait until it has ended."""
         self.interrupt()
-        while not done():
+        while not ended.done() and not self.home.given_up.done():
             try:
-                await asyncio.wait([ended])
+                await asyncio.wait([ended, self.home.given_up], return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError:
                 self.interrupt()
 
@@ -405,8 +426,8 @@ async def run_in_executor(
     except asyncio.CancelledError:
         if call.begin():
             future.cancel()
-        await call.end(future.done, future)
-        if not future.cancelled():
+        await call.end(future)
+        if future.done() and not future.cancelled():
             future.exception()  # the caller was cancelled, nobody else asks for it
         raise
     finally:

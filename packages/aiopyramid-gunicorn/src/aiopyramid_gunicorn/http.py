@@ -130,6 +130,7 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
     protocol, upgrade = scope.protocol, Upgrade()
     worker = protocol.worker
     call: Call | None = None
+    worker.request_begins()
     try:
         environ = scope.build_environ()
         if "HTTP_UPGRADE" in environ and protocol.can_become_websocket():
@@ -164,6 +165,8 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
             # The view keeps the request, which need not keep all of this.
             del environ["wsgi.early_hints"]
             protocol.become_websocket(upgrade.session)
+    finally:
+        worker.request_ends()
 
 
 def _is_cancelled() -> bool:

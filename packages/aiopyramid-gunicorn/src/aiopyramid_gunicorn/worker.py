@@ -7,7 +7,6 @@ import logging
 import mmap
 import os
 import threading
-import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,7 +19,7 @@ from websockets.frames import CloseCode
 from aiopyramid import fitness
 from aiopyramid.bridge import spawn_greenlet
 from aiopyramid.request_threads import RequestThreads, stacks
-from aiopyramid.threads import Home, home_here
+from aiopyramid.threads import home_here, let_the_loop_in
 from aiopyramid.transactions import refuse_on_loop
 from aiopyramid.websocket.session import end_sessions
 
@@ -33,6 +32,7 @@ T = TypeVar("T")
 RunPlain = Callable[[Callable[[], T]], Awaitable[T]]
 
 EXECUTOR = "aiopyramid-executor"
+EXECUTORS = (EXECUTOR, "aiopyramid-nested")
 
 # gunicorn's default for `threads`, 1, would let requests wait for each other.
 THREADS = 16
@@ -84,6 +84,9 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         self.signalled = False
         self.wake = asyncio.Event()
         self.quick = asyncio.Event()
+        self.requests: set[asyncio.Task[Any]] = set()
+        self.idle = asyncio.Event()  # set while no request runs
+        self.idle.set()
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
@@ -103,6 +106,17 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         Worker.load_wsgi(self)
 
     # Requests.
+
+    def request_begins(self) -> None:
+        """Count the current task as a request that runs."""
+        self.requests.add(asyncio.current_task())  # type: ignore[arg-type]
+        self.idle.clear()
+
+    def request_ends(self) -> None:
+        """Count the current task no more."""
+        self.requests.discard(asyncio.current_task())
+        if not self.requests:
+            self.idle.set()
 
     def run_plain(self, has_left: Callable[[], bool]) -> RunPlain[Any]:
         """
@@ -142,15 +156,17 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
 
     async def _serve(self) -> None:
         threads = self.cfg.threads if self.cfg.threads > 1 else THREADS
-        self._start(home_here(), threads)
+        self.home = home_here()
+        self._start(threads)
         self.executor = ThreadPoolExecutor(threads, EXECUTOR)
         self.loop.set_default_executor(self.executor)
         refuse_on_loop()
+        let_the_loop_in()
         await self._listen()
         await self._beat()
         await self._shutdown()
 
-    def _start(self, home: Home, threads: int) -> None:
+    def _start(self, threads: int) -> None:
         """Prepare for requests."""
 
     async def _listen(self) -> None:
@@ -187,26 +203,53 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         await super()._shutdown()
         # What is left is not going to end by itself.
         self._quick_shutdown = True
+        self.quick.set()
         await asyncio.wait([sessions, requests], timeout=QUICK)
 
     async def _end_requests(self) -> None:
-        """End the requests that run, when their time is over."""
+        """Let requests end; cancel those that have not, before the arbiter kills this worker."""
+        margin = min(QUICK, self.cfg.graceful_timeout / 4)
+        done = [asyncio.create_task(event.wait()) for event in (self.idle, self.quick)]
+        await asyncio.wait(
+            done, timeout=self.cfg.graceful_timeout - margin, return_when=asyncio.FIRST_COMPLETED
+        )
+        for task in done:
+            task.cancel()
+        if self.requests:
+            if not self.quick.is_set():
+                self.log.warning(
+                    "%d requests have not ended in time. All threads:\n%s",
+                    len(self.requests),
+                    stacks(),
+                )
+            for task in self.requests:
+                task.cancel()
+            await asyncio.wait(self.requests, timeout=margin / 2)
+            self._quick_shutdown = True
+        self.home.give_up()
 
     def _cleanup(self) -> None:
         super()._cleanup()
         # Cancelled tasks may still have needed threads.
         self.executor.shutdown(wait=False, cancel_futures=True)
-        threading.Thread(target=exit_in_spite_of_threads, daemon=True).start()
+        hook = self.cfg.worker_exit
+
+        def worker_exit(server: Any, worker: Any) -> None:
+            try:
+                hook(server, worker)
+            finally:
+                leave_threads_behind()
+
+        self.cfg.set("worker_exit", worker_exit)
 
 
-def exit_in_spite_of_threads() -> None:
-    """End the process when only threads of the executor, for which Python waits, keep it."""
-    threading.main_thread().join()  # it has run gunicorn's hooks
-    deadline = time.monotonic() + QUICK
-    while any(thread.name.startswith(EXECUTOR) for thread in threading.enumerate()):
-        if time.monotonic() > deadline:
-            os._exit(0)
-        time.sleep(0.05)
+def leave_threads_behind() -> None:
+    """End the process if jobs of an executor never end: Python would wait for them."""
+    jobs = [thread for thread in threading.enumerate() if thread.name.startswith(EXECUTORS)]
+    for thread in jobs:
+        thread.join(0.1 / len(jobs))  # idle ones end by themselves
+    if any(thread.is_alive() for thread in jobs):
+        os._exit(0)
 
 
 class AsyncGunicornWorker(LoopWorker):
@@ -218,8 +261,8 @@ class AsyncGunicornWorker(LoopWorker):
     gunicorn's default, it is 16. Requests that wait for coroutines do not count.
     """
 
-    def _start(self, home: Home, threads: int) -> None:
-        self.threads = RequestThreads(home, threads)
+    def _start(self, threads: int) -> None:
+        self.threads = RequestThreads(self.home, threads)
         self.log.info(
             "aiopyramid: up to %d requests run plain code at a time (threads), "
             "and those that wait do not count",
@@ -248,27 +291,6 @@ class AsyncGunicornWorker(LoopWorker):
         )
         os.utime(self.tmp.fileno(), (0, 0))  # as if the heart had stopped when they did
         return False
-
-    async def _end_requests(self) -> None:
-        # The arbiter kills this worker when the time is over.
-        margin = min(QUICK, self.cfg.graceful_timeout / 4)
-        ends = [asyncio.create_task(event.wait()) for event in (self.threads.empty, self.quick)]
-        await asyncio.wait(
-            ends,
-            timeout=self.cfg.graceful_timeout - margin,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        if self.threads.calls:
-            if not self.quick.is_set():
-                self.log.warning(
-                    "%d requests have not ended. All threads:\n%s",
-                    len(self.threads.calls),
-                    stacks(),
-                )
-                self._quick_shutdown = True
-            await self.threads.end(margin / 2)
-        for task in ends:
-            task.cancel()
 
 
 class LoopGunicornWorker(LoopWorker):

@@ -31,7 +31,7 @@ from websockets.frames import CloseCode
 
 from aiopyramid import fitness, threads
 from aiopyramid.request_threads import run_as_request
-from aiopyramid.threads import Home
+from aiopyramid.threads import Home, let_the_loop_in
 from aiopyramid.transactions import refuse_on_loop
 from aiopyramid.websocket.session import end_sessions
 
@@ -80,6 +80,7 @@ class Worker:
             return  # a mule or spooler, which may need none
         self.pid = os.getpid()
         self.running = self._make_home()
+        let_the_loop_in()
         loop = self.running.loop
         self.signals = HeldSignals(CODES, loop, self._signalled)
         uwsgi.log(
