@@ -66,3 +66,16 @@ def test_the_ini_for_loop_mode(launch, tmp_path, monkeypatch, capsys, applicatio
     assert "in the main thread, with up to 100 requests at a time" in server.log
     if application == "app.ini":
         eventually(lambda: "ini says: WebSocket /echo" in server.log, "the log is the ini's")
+
+
+def test_the_ini_passes_a_factory_its_arguments(launch, tmp_path, monkeypatch, capsys):
+    arguments = "'a', b={'c': '50%; #1 $(HOME)'}"
+    monkeypatch.chdir(HERE)
+    monkeypatch.setattr(command, "find_uwsgi", UWSGIServer.executable)
+    monkeypatch.setattr(
+        sys, "argv", ["aiopyramid-uwsgi", "ini", f"apps.plain:application_with({arguments})"]
+    )
+    command.main()
+    server = serve(launch, tmp_path, capsys.readouterr().out, UWSGIServer.executable())
+    with server.client() as client:
+        assert client.get("/").text == f"called with {(('a',), {'b': {'c': '50%; #1 $(HOME)'}})}"

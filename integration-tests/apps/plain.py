@@ -94,3 +94,13 @@ def blocking_view():
             config.add_route(path, f"/{path}")
             config.add_view(lambda request: Response(str(block())), route_name=path)
         return config.make_wsgi_app()
+
+
+def application_with(*args, **kwargs):
+    """Make an application that tells the arguments with which it was made."""
+
+    def application(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [f"called with {(args, kwargs)}".encode()]
+
+    return application

@@ -121,6 +121,28 @@ def test_ini_escapes_what_uwsgi_replaces(uwsgi, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "printed"),
+    [
+        ("(retry=True)", "(retry=True)"),
+        ("('a', b={'c': [1]})", "('a', b={'c': [1]})"),
+        ("('50%; #1 $(HOME) @(x)')", r"('50\x25\x3b \x231 \x24(HOME) \x40(x)')"),
+    ],
+)
+def test_ini_passes_arguments_on(uwsgi, monkeypatch, capsys, arguments, printed):
+    uwsgi(STOCK)
+    out = run(monkeypatch, capsys, "ini", f"my.app:main{arguments}")
+    assert f"\neval = import my.app; application = my.app.main{printed}\n" in out
+    assert "module =" not in out
+
+
+@pytest.mark.parametrize("arguments", ["(open('x'))", "(1", "(**x)", "()+main(1)"])
+def test_ini_takes_no_arguments_but_literals(uwsgi, monkeypatch, capsys, arguments):
+    uwsgi(STOCK)
+    with pytest.raises(SystemExit, match="names no application|must be literals of Python"):
+        run(monkeypatch, capsys, "ini", f"my.app:main{arguments}")
+
+
+@pytest.mark.parametrize(
     ("application", "message"),
     [
         ("missing.ini", "there is no file missing.ini"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import configparser
 import os
 import re
@@ -132,12 +133,31 @@ def application_options(application: str) -> str:
             raise SystemExit(f"there is no file {file}")
         name = f"#{section}" if section else ""
         return f"chdir = {path.parent}\npaste = config:{path}{name}{_paste_logger(path)}"
-    if not re.fullmatch(r"[\w.]+:\w+(\(.*\))?", application):
+    match = re.fullmatch(r"([\w.]+):(\w+)(\(.*\))?", application)
+    if match is None:
         raise SystemExit(
             f"{application!r} names no application: use module:application, "
             "module:factory(), or an ini file of PasteDeploy"
         )
-    return f"chdir = {os.getcwd()}\nmodule = {application}"
+    module, name, arguments = match.groups("")
+    if arguments in ("", "()"):
+        return f"chdir = {os.getcwd()}\nmodule = {application}"
+    # uWSGI's own notation has no arguments.
+    call = f"{module}.{name}({_arguments(name, arguments)})"
+    return f"chdir = {os.getcwd()}\neval = import {module}; application = {call}"
+
+
+def _arguments(name: str, text: str) -> str:
+    """Write a factory's arguments so that nothing in them means anything to uWSGI."""
+    try:
+        call = ast.parse(name + text, mode="eval").body
+        assert isinstance(call, ast.Call)
+        values = [repr(ast.literal_eval(value)) for value in call.args]
+        values += [f"{each.arg}={ast.literal_eval(each.value)!r}" for each in call.keywords]
+    except (SyntaxError, ValueError, AssertionError) as exc:
+        raise SystemExit(f"the arguments of {name}{text} must be literals of Python") from exc
+    # In literals, these stand in strings alone.
+    return re.sub(r"[;#$@%]", lambda match: f"\\x{ord(match[0]):02x}", ", ".join(values))
 
 
 def build_uwsgi(args: argparse.Namespace) -> None:
