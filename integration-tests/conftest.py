@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import postgres as postgresql
 import pytest
 from harness import LoopRequestsServer, Server, UWSGILoopServer, UWSGIServer
 
@@ -67,6 +68,17 @@ def server(tmp_path_factory: pytest.TempPathFactory, variant: str, app: str) -> 
     server = kind(tmp_path_factory.mktemp("server") / "server.log")
     server.launch(app=app, args=args)
     server.wait_until_up()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[postgresql.Postgres]:
+    """A database server for all tests of a process."""
+    binaries = postgresql.binaries()
+    if binaries is None:
+        pytest.skip(postgresql.NEEDS)
+    server = postgresql.Postgres(binaries)
     yield server
     server.stop()
 

@@ -168,6 +168,8 @@ class Server:
     name = "gunicorn"
     measured = True
     listening = r"Listening at: https?://[\d.]+:(\d+)"
+    keeps_connections = True
+    up = "/up"  # answers 200 when the application is ready
     bind: tuple[str, ...] = ()  # options that say where to listen, if not on any port
 
     worker = WORKER
@@ -231,7 +233,7 @@ class Server:
         self.check_alive()
         try:
             with self.client(timeout=5) as client:
-                return client.get("/up").status_code == 200
+                return client.get(self.up).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -282,6 +284,9 @@ class Server:
         return ssl.create_default_context(cafile=str(self.tls["cert"])) if self.tls else None
 
     def client(self, timeout: float = PATIENCE, **options: Any) -> httpx.Client:
+        if not self.keeps_connections:
+            # A client may write before it sees that the server has closed.
+            options.setdefault("limits", httpx.Limits(max_keepalive_connections=0))
         return httpx.Client(
             base_url=self.url,
             timeout=timeout,
@@ -349,6 +354,7 @@ class UWSGIServer(Server):
     name = "uwsgi"
     # A tracer would hang in uWSGI's exit, which is not one of Python's own.
     measured = False
+    keeps_connections = False
     listening = r"bound to TCP address 127\.0\.0\.1:(\d+)"
 
     mode: ClassVar[list[str]] = ["--threads", "8"]

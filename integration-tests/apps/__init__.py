@@ -1,0 +1,1 @@
+"""Applications for the tests; a package, as add-ons look for files beside it."""
