@@ -41,15 +41,25 @@ def reset(sock: socket.socket) -> None:
 # Clients that leave.
 
 
+INTERRUPTED = ["view got ClientDisconnected, OSError: True", "view ended"]
+
+
+def test_a_reset_with_loop_requests_interrupts_tweens_as_well(launch):
+    server = launch(app=APP, variant="gunicorn-loop")
+    sock = ask(server, "/waits_in_tween")
+    server.eventually_state(lambda state: state["steps"], "the tween waits")
+    reset(sock)
+    steps = ["begun", "cancelled", "coroutine ended", *INTERRUPTED]
+    server.eventually_state(lambda state: state["steps"] == steps, f"steps are {steps}")
+
+
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
-        ("/waits", ["view got ClientDisconnected, OSError: True", "view ended"]),
+        ("/waits_in_tween", INTERRUPTED),
+        ("/waits", INTERRUPTED),
         ("/waits_async", []),
-        (
-            "/waits_below",
-            ["view got ClientDisconnected, OSError: True", "view ended", "coroutine view ended"],
-        ),
+        ("/waits_below", [*INTERRUPTED, "coroutine view ended"]),
     ],
 )
 def test_a_reset_ends_the_coroutine_and_then_the_code_that_waits_for_it(

@@ -91,6 +91,8 @@ def tween_factory(handler, registry):
     def tween(request):
         request.environ["seen"]("tween")
         variable.set("by the tween")
+        if request.path == "/waits_in_tween":
+            waits(request)
         response = handler(request)
         request.environ["seen"]("tween")
         return response
@@ -331,6 +333,11 @@ async def waits_below(request):
         steps.append("coroutine view ended")
 
 
+@view_config(route_name="waits_in_tween")
+def never(request):
+    raise AssertionError("the tween was interrupted")
+
+
 @view_config(route_name="busy")
 def busy(request):
     """Not interrupted, as it does not wait."""
@@ -413,7 +420,8 @@ def wants(request):
 ROUTES = (
     "up state thread thread_of_coroutine seen nested context locals pyramid_locals background "
     "background_result socket executor fails fails_below_synchronize handled exit exit_async "
-    "waits waits_async waits_below busy release sleep stuck stuck_in_executor spin echo holds wants"
+    "waits waits_in_tween waits_async waits_below busy release sleep stuck stuck_in_executor spin "
+    "echo holds wants"
 )
 
 

@@ -862,7 +862,8 @@ async def test_an_interruption_just_after_the_result_arrived_meets_the_next_wait
     call = ThreadCall(lambda: None, home)
     first = Wait(home, double(1), bridge._as_it_is, call)
     first.start()
-    await first.task
+    task = first.task
+    await task
     call.interrupt()  # the task is done, and the loop has not told the thread yet
     await rounds()
     assert first.outcome() == 2
@@ -872,7 +873,6 @@ async def test_an_interruption_just_after_the_result_arrived_meets_the_next_wait
         second.outcome()
     third = Wait(home, double(3), bridge._as_it_is, call)
     third.start()
-    await third.task
     await rounds()
     assert third.outcome() == 6
 

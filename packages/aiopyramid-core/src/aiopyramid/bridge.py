@@ -68,7 +68,7 @@ import threading
 import types
 from asyncio import _get_running_loop
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import greenlet
 
@@ -105,6 +105,8 @@ class Child(greenlet.greenlet):
 
     driver: greenlet.greenlet | None
     in_coroutine: bool
+    #: Makes what plain code here gets in place of a cancellation.
+    cancellation: Callable[[asyncio.CancelledError], BaseException] | None = None
 
     def __init__(self, func: Callable[..., Any], driver: greenlet.greenlet) -> None:
         super().__init__(func, driver)
@@ -195,12 +197,37 @@ def await_(awaitable: Awaitable[T]) -> T:
         if driver is not None:
             # A reference from its own frame would keep a forgotten greenlet alive.
             del current
-            return driver.switch(_handling()(awaitable))  # type: ignore[no-any-return]
+            try:
+                return driver.switch(_handling()(awaitable))  # type: ignore[no-any-return]
+            except asyncio.CancelledError as exc:
+                _raise_in_plain_code(exc)
     elif _get_running_loop() is None:
         return _wait_in_thread(awaitable, _handling())
     elif _loop_is_parent_of(current):
         return _wait_for_task(current, _handling()(awaitable))
     raise _refuse(awaitable)
+
+
+def cancel_as(cancellation: Callable[[asyncio.CancelledError], BaseException]) -> None:
+    """
+    Let plain code in this greenlet get another exception where it is cancelled.
+
+    Coroutines that it waits for get `asyncio.CancelledError` all the same.
+
+    Args:
+        cancellation: Makes that exception.
+    """
+    child = greenlet.getcurrent()
+    assert isinstance(child, Child)
+    child.cancellation = cancellation
+
+
+def _raise_in_plain_code(exc: asyncio.CancelledError) -> NoReturn:
+    child = greenlet.getcurrent()
+    assert isinstance(child, Child)
+    if child.cancellation is None or child.in_coroutine:
+        raise exc
+    raise child.cancellation(exc) from exc
 
 
 def _handling() -> Callable[[Awaitable[T]], Awaitable[T]]:
@@ -250,7 +277,10 @@ def run_coroutine(coroutine: Awaitable[T]) -> T:
     current = greenlet.getcurrent()
     if isinstance(current, Child) and current.driver is not None:
         del current  # as in `await_`
-        return _step(coroutine)
+        try:
+            return _step(coroutine)
+        except asyncio.CancelledError as exc:
+            _raise_in_plain_code(exc)
     if not can_wait():
         raise _refuse(coroutine)
     step: Callable[[Awaitable[T]], T] = threads.bound(_step)
@@ -276,11 +306,21 @@ def _step(awaitable: Awaitable[T]) -> T:
         finally:
             _mark_in_coroutine(outer)
         try:
-            await_(_suspend(future))
+            _suspend_child(future)
         except BaseException as exc:
             exception = exc
         else:
             exception = None
+
+
+def _suspend_child(future: Any) -> None:
+    child = greenlet.getcurrent()
+    assert isinstance(child, Child)
+    driver = child.driver
+    del child  # as in `await_`
+    if driver is None:
+        raise _refuse(future)
+    driver.switch(_suspend(future))
 
 
 def _mark_in_coroutine(value: bool) -> bool:

@@ -66,15 +66,19 @@ class RequestCall(ThreadCall[T]):
         wait.context.run(_waiting.set, wait)
 
     def cancellation(self, exc: asyncio.CancelledError) -> BaseException:
-        # CancelledError is for coroutines: add-ons clean up after `Exception`.
-        error: Exception
         has_left = self.request.has_left
-        if has_left is not None and has_left():
-            error = ClientDisconnected("the client has left")
-        else:
-            error = concurrent.futures.CancelledError("what this waits for was cancelled")
-        error.__cause__ = exc
-        return error
+        return cancellation(client_left=has_left is not None and has_left())
+
+
+def cancellation(*, client_left: bool) -> Exception:
+    """
+    Make what the plain code of a request gets when what it waits for was cancelled.
+
+    `asyncio.CancelledError` is for coroutines: add-ons clean up after `Exception`.
+    """
+    if client_left:
+        return ClientDisconnected("the client has left")
+    return concurrent.futures.CancelledError("what this waits for was cancelled")
 
 
 def run_as_request(home: Home, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -132,7 +136,8 @@ class DeliveredCall(RequestCall[T]):
                     await self.end(self.ended)
             raise
         finally:
-            self.future = None  # an exception in it knows this frame
+            del future  # an exception in it knows this frame
+            self.future = None
             self.settle()
 
     def submit(self) -> None:
@@ -274,12 +279,21 @@ class RequestThreads:
         self.moved = 0.0  # when a place was taken or given back, or the queue began
         self.count = 0
         self.idle: deque[tuple[float, Inbox]] = deque()  # used longest ago first
+        self.closed = False
         self._timer: asyncio.TimerHandle | None = None
         self._number = 0
 
     def call(self, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> PlacedCall[T]:
         """Make a call of a request's plain code; await its ``result()``."""
         return PlacedCall(bound(func, *args, **kwargs), self)
+
+    def close(self) -> None:
+        """Let threads end when they have nothing to do; nothing may be submitted any more."""
+        self.closed = True
+        while self.idle:
+            self.idle.pop()[1].put(None)
+        if self._timer is not None:
+            self._timer.cancel()
 
     def stalled(self) -> float:
         """Tell for how long requests have queued without any place moving, in seconds."""
@@ -337,7 +351,10 @@ class RequestThreads:
             thread.start()
         except RuntimeError as exc:
             logger.warning(
-                "%d requests queue: no thread more than %d (%s)", len(self.queue), self.count, exc
+                "%d requests queue: the system gives no thread beyond %d (%s)",
+                len(self.queue),
+                self.count,
+                exc,
             )
             self._look_again(0.1)
             return False
@@ -363,7 +380,10 @@ class RequestThreads:
             self._look_again(self.keep / 2)
 
     def _become_idle(self, inbox: Inbox) -> None:
-        self.idle.append((self.loop.time(), inbox))
+        if self.closed:
+            inbox.put(None)
+        else:
+            self.idle.append((self.loop.time(), inbox))
         self.leave()
 
     def _work(self, inbox: Inbox) -> None:

@@ -246,6 +246,7 @@ class Wait(Generic[T]):
         if task.cancelled():  # before it began
             self.exception = asyncio.CancelledError()
             close(self.awaitable)
+        self.task = None  # whose context knows this object
         if self.call is not None:
             self.call.wait = None
         self.finish()
@@ -277,7 +278,9 @@ class Wait(Generic[T]):
             return self.result  # type: ignore[return-value]
         try:
             if self.call is not None and isinstance(self.exception, asyncio.CancelledError):
-                raise self.call.cancellation(self.exception)
+                error = self.call.cancellation(self.exception)
+                if error is not self.exception:
+                    raise error from self.exception
             raise self.exception
         finally:
             del self.exception  # whose traceback knows this frame
@@ -431,6 +434,7 @@ async def run_in_executor(
             future.exception()  # the caller was cancelled, nobody else asks for it
         raise
     finally:
+        del future  # an exception in it knows this frame
         call.settle()
         if own is not None:
             own.shutdown(wait=False)

@@ -17,8 +17,8 @@ from gunicorn.workers.gasgi import ASGIWorker
 from websockets.frames import CloseCode
 
 from aiopyramid import fitness
-from aiopyramid.bridge import spawn_greenlet
-from aiopyramid.request_threads import RequestThreads, stacks
+from aiopyramid.bridge import cancel_as, spawn_greenlet
+from aiopyramid.request_threads import RequestThreads, cancellation, stacks
 from aiopyramid.threads import home_here, let_the_loop_in
 from aiopyramid.transactions import refuse_on_loop
 from aiopyramid.websocket.session import end_sessions
@@ -169,6 +169,9 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
     def _start(self, threads: int) -> None:
         """Prepare for requests."""
 
+    def _stop(self) -> None:
+        """End what `_start` began."""
+
     async def _listen(self) -> None:
         ssl = self._get_ssl_context()
         if self.cfg.is_ssl and ssl is None:
@@ -205,6 +208,7 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         self._quick_shutdown = True
         self.quick.set()
         await asyncio.wait([sessions, requests], timeout=QUICK)
+        self._stop()
 
     async def _end_requests(self) -> None:
         """Let requests end; cancel those that have not, before the arbiter kills this worker."""
@@ -269,6 +273,9 @@ class AsyncGunicornWorker(LoopWorker):
             threads,
         )
 
+    def _stop(self) -> None:
+        self.threads.close()
+
     def run_plain(self, has_left: Callable[[], bool]) -> RunPlain[Any]:
         """Let a request thread run the plain code of a request."""
 
@@ -309,4 +316,12 @@ class LoopGunicornWorker(LoopWorker):
 
     def run_plain(self, has_left: Callable[[], bool]) -> RunPlain[Any]:
         """Run the plain code of a request in a greenlet."""
-        return spawn_greenlet
+
+        def run_plain(func: Callable[[], T]) -> Awaitable[T]:
+            return spawn_greenlet(in_greenlet, func)
+
+        def in_greenlet(func: Callable[[], T]) -> T:
+            cancel_as(lambda exc: cancellation(client_left=has_left()))
+            return func()
+
+        return run_plain

@@ -1,0 +1,710 @@
+import asyncio
+import concurrent.futures
+import contextlib
+import gc
+import sys
+import threading
+import weakref
+from contextvars import ContextVar
+
+import pytest
+
+from aiopyramid.bridge import await_, run_coroutine, spawn_greenlet
+from aiopyramid.exceptions import ClientDisconnected, ScopeError
+from aiopyramid.helpers import synchronize, use_executor, use_request_thread
+from aiopyramid.request_threads import RequestThreads, run_as_request, stacks
+from aiopyramid.threads import Home, LoopClosed, home_here
+
+pytestmark = pytest.mark.both_loops
+
+variable: ContextVar[str] = ContextVar("variable", default="unset")
+
+
+class Oops(Exception):
+    pass
+
+
+async def double(number):
+    await asyncio.sleep(0)
+    return 2 * number
+
+
+async def forever(started=None):
+    if started is not None:
+        started.set()
+    await asyncio.get_running_loop().create_future()
+
+
+async def rounds(count=5):
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def pools():
+    """Make pools, and end their threads."""
+    made = []
+
+    def make(*args, **options):
+        made.append(RequestThreads(home_here(), *args, **options))
+        return made[-1]
+
+    yield make
+    for pool in made:
+        pool.close()
+
+
+async def until(condition):
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def in_thread(func, *args, **kwargs):
+    """Run plain code as a request, in threads of its own."""
+    pool = RequestThreads(home_here(), 4)
+    try:
+        return await pool.call(func, *args, **kwargs).result()
+    finally:
+        pool.close()
+
+
+here = threading.get_ident
+
+
+# One thread
+
+
+async def test_a_request_waits_and_goes_on_in_its_thread():
+    def request(number, *, plus):
+        before = here()
+        value = await_(double(number)) + synchronize(double)(plus) + run_coroutine(double(1))
+        return value, before == here() != threading.main_thread().ident
+
+    assert await in_thread(request, 1, plus=10) == (24, True)
+
+
+async def test_an_exception_comes_out_with_the_frames_of_the_request():
+    def helper():
+        raise Oops
+
+    with pytest.raises(Oops) as caught:
+        await in_thread(helper)
+    assert "helper" in [entry.name for entry in caught.traceback]
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+async def test_what_would_end_the_loop_ends_the_request_alone(error):
+    async def coroutine():
+        await asyncio.sleep(0)
+        raise error("in a coroutine")
+
+    def request():
+        try:
+            await_(coroutine())
+        except BaseException as exc:
+            return type(exc)
+
+    expected = concurrent.futures.CancelledError if error is asyncio.CancelledError else error
+    assert await in_thread(request) is expected
+
+
+async def test_stop_iteration_becomes_a_runtime_error():
+    with pytest.raises(RuntimeError, match="raised StopIteration"):
+        await in_thread(next, iter(()))
+
+
+# Context
+
+
+async def test_context_is_copied_in_and_what_was_set_is_copied_back():
+    async def coroutine():
+        seen.append(variable.get())
+        variable.set("by the coroutine")
+
+    def request():
+        seen.append(variable.get())
+        variable.set("by the request")
+        await_(coroutine())
+        seen.append(variable.get())
+
+    seen = []
+    variable.set("by the caller")
+    await in_thread(request)
+    assert seen == ["by the caller", "by the request", "by the coroutine"]
+    assert variable.get() == "by the coroutine"
+
+
+@pytest.mark.parametrize("how", ["error", "cancellation"])
+async def test_context_is_copied_back_on_errors_and_cancellations(how):
+    started = asyncio.Event()
+
+    async def coroutine():
+        variable.set("by the coroutine")
+        if how == "error":
+            raise Oops
+        await forever(started)
+
+    def request():
+        try:
+            await_(coroutine())
+        finally:
+            seen.append(variable.get())
+
+    seen = []
+
+    async def caller():
+        try:
+            await in_thread(request)
+        finally:
+            seen.append(variable.get())
+
+    task = asyncio.create_task(caller())
+    if how == "cancellation":
+        await started.wait()
+        task.cancel()
+    with pytest.raises((Oops, asyncio.CancelledError)):
+        await task
+    assert seen == ["by the coroutine"] * 2
+
+
+async def test_tokens_do_not_cross():
+    async def reset(token):
+        variable.reset(token)
+
+    def request():
+        token = variable.set("by the request")
+        with pytest.raises(ValueError, match="different Context"):
+            await_(reset(token))
+
+    await in_thread(request)
+
+
+# Exceptions that are being handled
+
+
+@pytest.mark.parametrize(
+    "wait", [lambda: await_(look()), lambda: run_coroutine(look()), lambda: synchronize(look)()]
+)
+async def test_a_coroutine_sees_the_exception_that_the_request_handles(wait):
+    def request():
+        try:
+            raise Oops
+        except Oops as exc:
+            frames = exc.__traceback__
+            seen = wait()
+            return seen is exc and exc.__traceback__ is frames and exc.__context__ is None
+
+    assert await in_thread(request)
+    assert await spawn_greenlet(request)
+
+
+async def look():
+    await asyncio.sleep(0)
+    below = await use_executor(sys.exception)()
+    assert below is sys.exception()
+    return below
+
+
+async def test_a_coroutine_may_raise_it_again_with_its_frames():
+    async def again():
+        await asyncio.sleep(0)
+        raise
+
+    def helper():
+        raise Oops
+
+    def request():
+        try:
+            helper()
+        except Oops:
+            run_coroutine(again())
+
+    with pytest.raises(Oops) as caught:
+        await in_thread(request)
+    names = [entry.name for entry in caught.traceback]
+    assert {"helper", "request"} <= set(names)
+
+
+async def test_without_one_a_coroutine_sees_none():
+    assert await in_thread(lambda: await_(look())) is None
+
+
+# use_request_thread
+
+
+async def test_a_coroutine_runs_plain_code_in_the_thread_of_its_request():
+    async def view():
+        assert here() == threading.main_thread().ident
+        return await use_request_thread(here)()
+
+    def request():
+        return here() == run_coroutine(view()) == await_(view())
+
+    assert await in_thread(request)
+
+
+async def test_its_calls_run_one_at_a_time_in_order():
+    running = 0
+    order = []
+
+    def call(number):
+        nonlocal running
+        running += 1
+        assert running == 1
+        order.append(number)
+        running -= 1
+        return number
+
+    async def view():
+        return await asyncio.gather(*(use_request_thread(call)(n) for n in range(20)))
+
+    assert await in_thread(lambda: run_coroutine(view())) == list(range(20)) == order
+
+
+async def test_its_calls_may_wait_for_coroutines_that_make_such_calls():
+    def down(level):
+        return [here()] if not level else [here(), *await_(further(level - 1)), here()]
+
+    async def further(level):
+        return await use_request_thread(down)(level)
+
+    threads = await in_thread(down, 5)
+    assert len(threads) == 11
+    assert len(set(threads)) == 1
+
+
+async def test_below_an_executor_it_still_is_the_request_s_thread():
+    async def coroutine():
+        return await use_request_thread(here)()
+
+    async def view():
+        return await use_executor(lambda: (here(), await_(coroutine())))()
+
+    def request():
+        elsewhere, mine = run_coroutine(view())
+        return mine == here() != elsewhere
+
+    assert await in_thread(request)
+
+
+async def test_its_exceptions_and_context_come_back():
+    @use_request_thread
+    def plain(*, fail):
+        variable.set("by plain code")
+        if fail:
+            raise Oops
+
+    @use_request_thread()
+    def decorated():
+        return "decorated"
+
+    async def view():
+        await plain(fail=False)
+        assert variable.get() == "by plain code"
+        variable.set("by the view")
+        with pytest.raises(Oops):
+            await plain(fail=True)
+        assert variable.get() == "by plain code"
+        return await decorated()
+
+    assert await in_thread(lambda: run_coroutine(view())) == "decorated"
+
+
+async def test_where_no_thread_waits_it_is_refused():
+    with pytest.raises(ScopeError, match="get_ident cannot run .*\nUse .*helpers.use_executor"):
+        await use_request_thread(here)()
+    with pytest.raises(ScopeError):
+        await spawn_greenlet(lambda: await_(use_request_thread(here)()))
+    with pytest.raises(ScopeError):
+        await use_executor(lambda: await_(use_request_thread(here)()))()
+
+
+async def test_a_task_that_outlives_its_request_is_refused():
+    go = asyncio.Event()
+
+    async def later():
+        await go.wait()
+        await use_request_thread(here)()
+
+    async def view():
+        return asyncio.create_task(later())
+
+    task = await in_thread(lambda: run_coroutine(view()))
+    go.set()
+    with pytest.raises(ScopeError):
+        await task
+
+
+async def test_cancelling_it_interrupts_its_plain_code_and_waits_for_it():
+    started = asyncio.Event()
+    steps = []
+
+    def plain():
+        try:
+            await_(forever(started))
+        except Exception as exc:
+            steps.append(type(exc).__name__)
+            assert await_(double(1)) == 2
+            raise
+        finally:
+            steps.append("plain code ended")
+
+    async def view():
+        task = asyncio.create_task(use_request_thread(plain)())
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        steps.append("view goes on")
+        return await use_request_thread(here)()
+
+    assert await in_thread(lambda: run_coroutine(view()) == here())
+    assert steps == ["CancelledError", "plain code ended", "view goes on"]
+
+
+async def test_what_has_not_begun_does_not_begin_when_cancelled(pools):
+    go = threading.Event()
+    steps = []
+    pool = pools(4)
+
+    async def view():
+        first = asyncio.create_task(use_request_thread(go.wait)())
+        second = asyncio.create_task(use_request_thread(steps.append)("second"))
+        await rounds()
+        second.cancel()
+        await rounds()
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        return await first
+
+    assert await pool.call(lambda: run_coroutine(view())).result()
+    assert steps == []
+    await until(lambda: pool.running == 0)
+
+
+# The client leaves
+
+
+@pytest.mark.parametrize("left", [True, False])
+async def test_cancelling_a_request_interrupts_it_where_it_waits(left, pools):
+    started = asyncio.Event()
+    steps = []
+
+    async def coroutine():
+        try:
+            await forever(started)
+        except asyncio.CancelledError:
+            steps.append("coroutine cancelled")
+            raise
+        finally:
+            await asyncio.sleep(0.01)
+            steps.append("coroutine ended")
+
+    def request():
+        try:
+            await_(coroutine())
+        except Exception as exc:
+            steps.append(type(exc))
+            steps.append(type(exc.__cause__))
+            raise
+        finally:
+            steps.append("request ended")
+
+    call = pools(4).call(request)
+    call.has_left = lambda: left
+    task = asyncio.create_task(call.result())
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    expected = ClientDisconnected if left else concurrent.futures.CancelledError
+    assert issubclass(ClientDisconnected, OSError)
+    cause = asyncio.CancelledError
+    assert steps == ["coroutine cancelled", "coroutine ended", expected, cause, "request ended"]
+    assert isinstance(call.late_exception, expected)
+
+
+async def test_plain_code_that_does_not_wait_goes_on_to_its_next_wait(no_warnings):
+    started, go = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+    steps = []
+
+    def request():
+        loop.call_soon_threadsafe(started.set)
+        go.wait()
+        steps.append("not interrupted")
+        with pytest.raises(concurrent.futures.CancelledError):
+            run_coroutine(double(1))
+        steps.append(run_coroutine(double(2)))  # once only
+
+    task = asyncio.create_task(in_thread(request))
+    await started.wait()
+    task.cancel()
+    await rounds()
+    assert not task.done()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert steps == ["not interrupted", 4]
+
+
+async def test_giving_up_leaves_a_thread_that_does_not_end():
+    go = threading.Event()
+    started = asyncio.Event()
+    home = Home(asyncio.get_running_loop())
+    loop = home.loop
+
+    def request():
+        loop.call_soon_threadsafe(started.set)
+        go.wait()
+
+    pool = RequestThreads(home, 1)
+    call = pool.call(request)
+    task = asyncio.create_task(call.result())
+    await started.wait()
+    task.cancel()
+    await rounds()
+    assert not task.done()
+    home.give_up()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    pool.close()
+    go.set()
+    await until(lambda: call.delivered)
+
+
+# Places
+
+
+class Blockers:
+    """Requests that hold their places until told."""
+
+    def __init__(self, pool, number):
+        self.go = threading.Event()
+        self.tasks = [asyncio.create_task(pool.call(self.go.wait).result()) for _ in range(number)]
+
+    async def end(self):
+        self.go.set()
+        await asyncio.gather(*self.tasks)
+
+
+async def test_only_so_many_requests_begin_at_a_time(pools):
+    pool = pools(3)
+    blockers = Blockers(pool, 10)
+    await rounds()
+    assert (pool.running, len(pool.queue), pool.count) == (3, 7, 3)
+    await blockers.end()
+    await until(lambda: pool.running == 0)
+    assert (len(pool.queue), pool.count, len(pool.idle)) == (0, 3, 3)
+
+
+async def test_requests_that_wait_have_no_places_and_go_on_above_the_bound(pools):
+    pool = pools(2)
+    go = asyncio.Event()
+    waiting = []
+
+    async def coroutine():
+        waiting.append(1)
+        await go.wait()
+
+    waiters = [
+        asyncio.create_task(pool.call(lambda: await_(coroutine())).result()) for _ in range(50)
+    ]
+    await until(lambda: len(waiting) == 50)
+    assert pool.running == 0
+    blockers = Blockers(pool, 5)
+    await until(lambda: pool.running == 2)
+    assert len(pool.queue) == 3
+    go.set()
+    await asyncio.gather(*waiters)  # though both places are taken
+    assert len(pool.queue) == 3
+    await blockers.end()
+    await until(lambda: pool.running == 0)
+
+
+async def test_a_request_that_queues_can_be_cancelled(pools):
+    pool = pools(1)
+    blockers = Blockers(pool, 1)
+    ran = []
+    task = asyncio.create_task(pool.call(ran.append, 1).result())
+    await rounds()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not pool.queue
+    await blockers.end()
+    assert ran == []
+
+
+async def test_the_thread_that_was_used_last_is_used_first(pools):
+    pool = pools(8)
+    await Blockers(pool, 8).end()
+    await until(lambda: pool.running == 0)
+    used = set()
+    for _ in range(10):
+        used.add(await pool.call(here).result())
+        await until(lambda: pool.running == 0)
+    assert len(used) == 1
+
+
+async def test_threads_above_the_places_end_when_they_have_nothing_to_do(pools):
+    pool = pools(2, keep=0.01)
+    await asyncio.gather(
+        *(pool.call(lambda: await_(asyncio.sleep(0.01))).result() for _ in range(20))
+    )
+    assert pool.count > 2
+    await until(lambda: pool.count == 2)
+    await until(lambda: len(request_threads()) == 2)
+    assert await pool.call(here).result()
+
+
+def request_threads():
+    return [each for each in threading.enumerate() if each.name.startswith("aiopyramid-request")]
+
+
+async def test_closing_ends_threads_when_they_have_nothing_to_do():
+    pool = RequestThreads(home_here(), 4)
+    await Blockers(pool, 2).end()
+    blockers = Blockers(pool, 1)
+    await until(lambda: pool.running == 1)
+    pool.close()
+    await blockers.end()
+    await until(lambda: not request_threads())
+
+
+async def test_where_there_are_no_more_threads_requests_queue(monkeypatch, caplog, pools):
+    pool = pools(4)
+    real = threading.Thread.start
+    started = []
+
+    def start(thread):
+        if len(started) == 1:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    results = await asyncio.gather(*(pool.call(lambda n=n: n).result() for n in range(20)))
+    assert results == list(range(20))
+    assert pool.count == 1
+    assert "queue: the system gives no thread beyond 1 (can't start new thread)" in caplog.text
+
+
+async def test_where_there_is_no_thread_at_all_requests_wait_for_one(monkeypatch, pools):
+    pool = pools(4)
+    real = threading.Thread.start
+    refusals = 0
+
+    def start(thread):
+        nonlocal refusals
+        if refusals < 2:
+            refusals += 1
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert await pool.call(lambda: "ran").result() == "ran"
+    assert refusals == 2
+
+
+async def test_stalled_tells_for_how_long_requests_have_queued_in_vain(monkeypatch, pools):
+    pool = pools(1)
+    assert pool.stalled() == 0
+    blockers = Blockers(pool, 1)
+    await rounds()
+    pool.moved -= 100
+    assert pool.stalled() == 0, "one stuck request is nobody's obstacle"
+    task = asyncio.create_task(pool.call(int).result())
+    await rounds()
+    assert pool.stalled() < 50, "it counts from the first that queues"
+    pool.moved -= 100
+    assert pool.stalled() > 50
+    await blockers.end()
+    assert await task == 0
+    assert pool.stalled() == 0
+
+
+# What is left
+
+
+async def test_nothing_of_a_request_is_kept(pools):
+    pool = pools(2)
+
+    class Thing:
+        pass
+
+    things = []
+
+    async def view(thing):
+        await use_request_thread(lambda: thing)()
+        await asyncio.sleep(0)
+
+    async def failing(thing):
+        raise Oops
+
+    def request():
+        thing = Thing()
+        things.append(weakref.ref(thing))
+        variable.set(thing)
+        run_coroutine(view(thing))
+        with contextlib.suppress(Oops):
+            run_coroutine(failing(thing))
+        await_(failing(thing))
+
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(5):
+            with contextlib.suppress(Oops):
+                await asyncio.create_task(pool.call(request).result())
+        await until(lambda: pool.running == 0)
+        await rounds()
+        # Without the garbage collector: there are no cycles.
+        assert [thing() for thing in things] == [None] * 5
+    finally:
+        gc.enable()
+
+
+async def test_stacks_names_all_threads_and_what_they_do(pools):
+    pool = pools(1)
+    blockers = Blockers(pool, 1)
+    await until(lambda: pool.running == 1)
+    await until(lambda: ", in wait\n" in stacks())
+    assert "Thread aiopyramid-request-1:" in stacks()
+    assert "Thread MainThread:" in stacks()
+    await blockers.end()
+
+
+# A server's own threads
+
+
+async def test_a_server_s_own_thread_is_its_request_s():
+    home = home_here()
+
+    async def view():
+        return await use_request_thread(here)()
+
+    def request():
+        variable.set("by the request")
+        return here() == run_coroutine(view())
+
+    def thread():
+        return run_as_request(home, request), variable.get()
+
+    assert await asyncio.to_thread(thread) == (True, "unset")
+
+
+def test_a_closed_loop_is_told():
+    loop = asyncio.new_event_loop()
+
+    async def make_home():
+        return home_here()
+
+    home = loop.run_until_complete(make_home())
+    loop.close()
+    for _ in range(2):
+        with pytest.raises(LoopClosed):
+            home.call(print)
+    assert not home.ready
