@@ -109,6 +109,31 @@ def test_asynchronous_sessions_write_from_a_coroutine_view(launch, name, rows):
     assert rows.query(COUNT) == "12"
 
 
+@pytest.mark.parametrize("name", COROUTINES)
+def test_the_transaction_of_the_loop_s_thread_is_refused(launch, name):
+    server = start(launch, name)
+    with server.client() as client:
+        text = client.get("/touch_on_loop").text
+    assert text.startswith("transaction.manager.get was used on the event loop")
+    assert "use_request_thread" in text
+
+
+@pytest.mark.parametrize("path", ["/add", "/add_around_wait", "/add_and_fail"])
+def test_loop_requests_write_with_the_explicit_manager(launch, rows, path: str):
+    settings = {"database": rows.url("postgresql+psycopg"), **MANAGERS["explicit"]}
+    server = launch(app=APP, variant="gunicorn-loop", settings=settings)
+    answers = get_all(server, [path] * 24)
+    assert statuses(answers) == ({500} if "fail" in path else {200})
+    assert rows.query(COUNT) == {"/add": "24", "/add_around_wait": "48", "/add_and_fail": "0"}[path]
+
+
+@pytest.mark.parametrize("variant", ["gunicorn-loop", "uwsgi-uvloop"])
+def test_loop_requests_refuse_the_manager_as_installed(launch, variant: str):
+    server = launch(app=APP, variant=variant, wait=False)
+    assert server.wait() != 0
+    assert "ConfigurationError: tm.manager_hook is not set" in server.log
+
+
 HOLDERS = [(name, "/change_and_hold") for name in PLAIN]
 HOLDERS += [
     (name, path) for name in COROUTINES for path in ("/change_and_wait", "/change_in_coroutine")

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 
+import transaction
 import zope.sqlalchemy
 from pyramid.config import Configurator
 from pyramid.response import Response
@@ -16,6 +17,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, scoped_session, sessionmaker
 
+from aiopyramid.exceptions import ScopeError
 from aiopyramid.helpers import synchronize
 
 LONG = 60  # the tests give up earlier
@@ -113,6 +115,14 @@ async def add_from_coroutine(request):
 async def add_from_coroutine_and_fail(request):
     await add_from_coroutine(request)
     raise RuntimeError("the view fails")
+
+
+async def touch_on_loop(request):
+    """Use the transaction manager of the event loop's thread, which all requests share."""
+    try:
+        transaction.get()
+    except ScopeError as exc:
+        return str(exc)
 
 
 async def add_async(request):
@@ -244,7 +254,7 @@ def locked_and_synchronized(request):
 VIEWS = [up, add, add_around_wait, add_and_fail, add_and_fail_in_coroutine, add_from_coroutine]
 VIEWS += [add_from_coroutine_and_fail, add_async, add_async_and_fail, change, change_and_hold]
 VIEWS += [change_and_wait, change_in_coroutine, let_go_on, locked_in_thread, locked_in_coroutine]
-VIEWS += [locked_and_synchronized]
+VIEWS += [locked_and_synchronized, touch_on_loop]
 
 
 def main():
