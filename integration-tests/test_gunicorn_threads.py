@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import select
 import signal
 import socket
 import struct
@@ -156,23 +157,31 @@ def test_websockets_do_not_count_against_worker_connections(launch, variant: str
             assert client.get("/up").status_code == 200
 
 
-def test_others_are_served_while_plain_views_compute(launch, variant: str):
-    server = launch(app=APP, variant=variant)
-    spinning = [ask(server, "/spin?s=1") for _ in range(40)]
-    times = []
-    with server.sync_connect("/echo") as ws:
-        # Of 40 requests that take a second each, 16 at a time.
-        for _ in range(100):
-            begin = time.monotonic()
-            ws.send("echo")
-            ws.recv()
-            times.append(time.monotonic() - begin)
-    for sock in spinning:
-        assert sock.recv(65536).startswith(b"HTTP/1.1 200")
-        sock.close()
-    # With Python's own switch interval it is 80 ms in the median, and a second at worst.
-    assert sorted(times)[50] < 0.06
-    assert sorted(times)[98] < 0.6
+def test_others_are_served_while_plain_views_compute(launch, variant: str, tmp_path):
+    conf = tmp_path / "python.py"
+    # An interval that somebody has chosen is left alone, if it is not Python's own.
+    conf.write_text("import sys\ndef post_fork(server, worker): sys.setswitchinterval(0.00501)\n")
+
+    def echoes(*args: str) -> tuple[int, float]:
+        """Count echoes while 40 requests compute for a second each, 16 at a time."""
+        server = launch(app=APP, variant=variant, args=list(args))
+        times = []
+        with contextlib.ExitStack() as stack, server.sync_connect("/echo") as ws:
+            busy = [stack.enter_context(ask(server, "/spin?s=1")) for _ in range(40)]
+            while select.select(busy, [], [], 0)[0] != busy:
+                begin = time.monotonic()
+                ws.send("echo")
+                ws.recv()
+                times.append(time.monotonic() - begin)
+                time.sleep(0.005)
+            for sock in busy:
+                assert sock.recv(65536).startswith(b"HTTP/1.1 200")
+        return len(times), max(times)
+
+    (ours, our_worst), (python_s, python_s_worst) = echoes(), echoes("--config", str(conf))
+    # It is about six times as many.
+    assert ours > 2 * python_s
+    assert our_worst < python_s_worst
 
 
 # The worker's end.
@@ -184,7 +193,16 @@ def with_hook(tmp_path) -> list[str]:
     return ["--config", str(conf)]
 
 
-@pytest.mark.parametrize("path", ["/stuck", "/stuck_in_executor"])
+@pytest.mark.parametrize(
+    ("path", "variant"),
+    [
+        ("/stuck", "gunicorn-uvloop"),
+        ("/stuck", "gunicorn-asyncio"),
+        ("/stuck", "gunicorn-loop"),  # in the executor
+        ("/stuck_in_executor", "gunicorn-uvloop"),
+        ("/stuck_in_executor", "gunicorn-asyncio"),
+    ],
+)
 def test_threads_that_never_end_are_logged_and_do_not_hold_up_a_stop(
     launch, variant: str, tmp_path, path: str
 ):
