@@ -1,5 +1,5 @@
 """
-The demo of aiopyramid: coroutine views, threaded views and a WebSocket on one page.
+The demo of aiopyramid: coroutine views, plain views and a WebSocket on one page.
 
 Run it from the root of the repository, under either server::
 
@@ -16,7 +16,7 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,8 @@ from pyramid.httpexceptions import HTTPBadRequest
 from pyramid.response import FileResponse, Response
 from pyramid.view import view_config
 
+from aiopyramid.exceptions import ScopeError
+from aiopyramid.helpers import use_executor, use_request_thread
 from aiopyramid.websocket.config import AutoWebsocketMapper
 from aiopyramid.websocket.exceptions import WebsocketClosed
 from aiopyramid.websocket.view import WebsocketConnectionView
@@ -54,6 +56,8 @@ def main() -> WSGIApplication:
         config.add_route("coroutine", "/coroutine")
         config.add_route("threaded", "/threaded")
         config.add_route("race", "/race")
+        config.add_route("steps", "/steps")
+        config.add_tween("demo.app.steps_tween_factory")
         config.scan(__name__)
         app: WSGIApplication = config.make_wsgi_app()
     return app
@@ -205,6 +209,44 @@ class Chat(WebsocketConnectionView):
                 await self.ws.send(await self.outbox.get())
 
 
+# One request, step by step, and the thread of each.
+
+
+def note(request: Request, what: str) -> None:
+    """Note which thread does this."""
+    request.environ["demo.steps"].append([what, threading.current_thread().name])
+
+
+def steps_tween_factory(
+    handler: Callable[[Request], Response], registry: Any
+) -> Callable[[Request], Response]:
+    """Make a tween that notes what comes before and after a view."""
+
+    def steps_tween(request: Request) -> Response:
+        request.environ["demo.steps"] = steps = []
+        note(request, "tween, before the view")
+        response = handler(request)
+        if request.matched_route is not None and request.matched_route.name == "steps":
+            note(request, "tween, after the view")
+            response.json_body = steps
+        return response
+
+    return steps_tween
+
+
+@view_config(route_name="steps")
+async def steps(request: Request) -> Response:
+    """Let the loop, the thread of the request and another one do something."""
+    note(request, "async def view, begins")
+    try:
+        await use_request_thread(note)(request, "plain code, by use_request_thread")
+    except ScopeError:
+        note(request, "use_request_thread finds no request's thread: requests run on the loop")
+    await use_executor(note)(request, "plain code, by use_executor")
+    note(request, "async def view, ends")
+    return Response()
+
+
 # The race: the same wait in a coroutine and in a thread.
 
 
@@ -218,7 +260,7 @@ async def coroutine(request: Request) -> dict[str, Any]:
 
 @view_config(route_name="threaded", renderer="json")
 def threaded(request: Request) -> dict[str, Any]:
-    """Wait in a worker thread."""
+    """Wait in the request's own thread."""
     began = time.monotonic()
     time.sleep(WAIT)
     return {"began": began, "thread": threading.current_thread().name}
@@ -230,10 +272,11 @@ races = asyncio.Semaphore(4)
 @view_config(route_name="race", request_method="POST")
 async def race(request: Request) -> Response:
     """
-    Send many requests to both views at once, and stream when each was answered.
+    Send many requests at once, to one view and then to the other, and stream the answers.
 
-    The requests go out from here, because a browser opens no more than six
-    connections to a server at a time.
+    Not to both together, or those that sleep in threads would let the others queue. The
+    requests go out from here, because a browser opens no more than six connections to a
+    server at a time.
     """
     address = request.environ["SERVER_NAME"], int(request.environ["SERVER_PORT"])
     return Response(app_iter=run_race(address), content_type="application/x-ndjson")
@@ -242,18 +285,17 @@ async def race(request: Request) -> Response:
 async def run_race(address: tuple[str, int]) -> AsyncIterator[bytes]:
     """Yield one line of JSON for each answer."""
     async with races:
-        begin = time.monotonic()
-        runners = [
-            asyncio.create_task(run(address, view, number, begin))
-            for number in range(REQUESTS)
-            for view in ("coroutine", "threaded")
-        ]
-        try:
-            for runner in asyncio.as_completed(runners):
-                yield json.dumps(await runner).encode() + b"\n"
-        finally:
-            for unfinished in runners:
-                unfinished.cancel()
+        for view in ("coroutine", "threaded"):
+            begin = time.monotonic()
+            runners = [
+                asyncio.create_task(run(address, view, number, begin)) for number in range(REQUESTS)
+            ]
+            try:
+                for runner in asyncio.as_completed(runners):
+                    yield json.dumps(await runner).encode() + b"\n"
+            finally:
+                for unfinished in runners:
+                    unfinished.cancel()
 
 
 async def run(address: tuple[str, int], view: str, number: int, begin: float) -> dict[str, Any]:

@@ -6,7 +6,7 @@ wsgi_app = "demo.app:main()"
 worker_class = "aiopyramid.gunicorn.worker.AsyncGunicornWorker"
 bind = "127.0.0.1:8000"
 workers = 1  # the chat room lives in the process
-threads = 8  # for plain views
+threads = 8  # requests that run plain code at a time
 graceful_timeout = 5
 
 

@@ -15,7 +15,7 @@ async def coroutine_view(request):
 
 @view_config(route_name="plain", renderer="json")
 def plain_view(request):
-    time.sleep(0.2)  # runs in a worker thread, so other requests go on as well
+    time.sleep(0.2)  # runs in its request's thread, so other requests go on as well
     return {"hello": request.matchdict["name"]}
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import uwsgi
-from apps.processes import value
 
 from aiopyramid.helpers import synchronize
+from apps.processes import value
 
 while True:
     message = uwsgi.mule_get_msg().decode()
