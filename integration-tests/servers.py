@@ -13,10 +13,14 @@ SERVERS: dict[str, dict[str, Any]] = {
     "gthread": {"worker": "gthread", "args": ["--threads", str(THREADS)]},
     "gunicorn": {"args": ["--threads", str(THREADS)]},
     "uwsgi": {"variant": "uwsgi-threads"},
+    "loop": {"variant": "gunicorn-loop", "args": ["--threads", str(THREADS)]},
 }
-PLAIN = list(SERVERS)
+# Where requests have threads.
+PLAIN = ["gthread", "gunicorn", "uwsgi"]
 # gthread runs no event loop.
-COROUTINES = [name for name in SERVERS if name != "gthread"]
+COROUTINES = ["gunicorn", "uwsgi"]
+# For what is fit for loop requests.
+FIT = [*COROUTINES, "loop"]
 # uWSGI resets a connection whose body the application did not read.
 READ_BODIES = ["--post-buffering", "65536"]
 

@@ -10,15 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 from harness import PATIENCE
-from servers import COROUTINES, PLAIN, serve
+from servers import COROUTINES, FIT, PLAIN, serve
 
 APP = "apps.addons:main()"
 
 
-def cases(plain: list[str], coroutine: list[str]) -> list[tuple[str, str]]:
+def cases(plain: list[str], coroutine: list[str], fit: list[str] = FIT) -> list[tuple[str, str]]:
     """Give (server, path): what needs no event loop on all servers, the rest where there is one."""
-    pairs = [(name, path) for name in PLAIN for path in plain]
-    return pairs + [(name, path) for name in COROUTINES for path in coroutine]
+    pairs = [(name, path) for name in ["gthread", *fit] for path in plain]
+    return pairs + [(name, path) for name in fit for path in coroutine]
 
 
 # Its view for all exceptions raises them again.
@@ -43,7 +43,7 @@ def test_each_attempt_gets_the_whole_of_a_chunked_body(launch, name, path: str, 
         assert answer.json() == {"bodies": [hashlib.sha256(body).hexdigest()] * 3}
 
 
-@pytest.mark.parametrize("name", COROUTINES)
+@pytest.mark.parametrize("name", FIT)
 def test_requests_are_retried_side_by_side(launch, name):
     server = serve(launch, name, app=APP, settings=CORNICE)
     with server.client() as client, ThreadPoolExecutor(8) as pool:
@@ -75,7 +75,7 @@ def test_a_plain_exception_view_can_raise_the_exception_again(launch, name, path
 
 
 @pytest.mark.parametrize("path", ["/in_coroutine", "/in_coroutine_async"])
-@pytest.mark.parametrize("name", COROUTINES)
+@pytest.mark.parametrize("name", FIT)
 def test_a_coroutine_exception_view_sees_the_exception(launch, name, path: str):
     server = serve(launch, name, app=APP)
     with server.client() as client:
@@ -100,7 +100,8 @@ def test_the_traceback_of_an_error_leads_to_where_it_was_raised(
     server.wait_for_log(rf"Traceback {frames}(?s:.*)RuntimeError: by the helper")
 
 
-TOOLBAR = cases(["/profiled"], ["/profiled_async", "/profiled_synchronized"])
+# The lock of its panel would stop loop requests.
+TOOLBAR = cases(["/profiled"], ["/profiled_async", "/profiled_synchronized"], COROUTINES)
 
 
 @pytest.mark.parametrize(("name", "path"), TOOLBAR)
@@ -125,8 +126,8 @@ def test_the_toolbar_profiles_two_requests_at_once(launch, name, path: str):
 
 @pytest.mark.parametrize(
     ("name", "path", "text"),
-    [(name, "/greeting", "Hello thread!") for name in PLAIN]
-    + [(name, "/greeting_async", "Hello coroutine!") for name in COROUTINES],
+    [(name, "/greeting", "Hello thread!") for name in [*PLAIN, "loop"]]
+    + [(name, "/greeting_async", "Hello coroutine!") for name in FIT],
 )
 def test_a_template_is_rendered_with_jinja2(launch, name, path: str, text: str):
     server = serve(launch, name, app=APP)

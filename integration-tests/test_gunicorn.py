@@ -131,8 +131,9 @@ def test_it_boots_from_an_ini_file(launch, tmp_path, runner: str):
         assert ws.recv() == "1234567890"
 
 
-def test_gunicorn_boots_it_by_its_entry_point(launch):
-    server = launch(worker="egg:aiopyramid-gunicorn#aiopyramid")
+@pytest.mark.parametrize("name", ["aiopyramid", "aiopyramid-loop"])
+def test_gunicorn_boots_it_by_its_entry_point(launch, name: str):
+    server = launch(worker=f"egg:aiopyramid-gunicorn#{name}")
     with server.client() as client:
         assert client.get("/sleep?s=0").json()["same"]
 

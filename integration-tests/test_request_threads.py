@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
-from harness import Server, eventually
+from harness import Server
 
 APP = "apps.request_threads:main()"
 
@@ -75,51 +73,6 @@ def test_where_no_thread_waits_a_scope_error_names_use_executor(server: Server):
         assert ws.recv() == message
         ws.send("which thread?")
         assert ws.recv().startswith("aiopyramid")
-
-
-@pytest.mark.parametrize("by", ["plain", "coroutine"])
-def test_exception_views_have_a_current_exception(server: Server, by: str):
-    with server.client() as client:
-        answer = client.get(f"/handled?by={by}").json()
-    assert answer == ([True, True, 0] if by == "plain" else [True] * 4)
-    logged = server.wait_for_log(r"logged by an exception view\n(?:.*\n)*?.*Handled: " + by)
-    assert "in handled" in logged.group()
-    assert "NoneType: None" not in server.log
-
-
-@pytest.mark.parametrize(
-    ("path", "functions"),
-    [
-        ("/fails", ["fails", "helper"]),
-        ("/fails_below_synchronize", ["fails_below_synchronize", "coroutine_helper", "helper"]),
-    ],
-)
-def test_tracebacks_show_the_view_and_what_it_called(server: Server, path: str, functions):
-    before = len(server.log)
-    with server.client() as client:
-        if server.name == "gunicorn":
-            assert client.get(path).status_code == 500
-        else:
-            with pytest.raises(Exception, match="disconnected"):
-                client.get(path)
-    log = eventually(
-        lambda: re.search(r"Traceback(?:.*\n)*?.*Oops: of the helper", server.log[before:]),
-        "the error is logged",
-    ).group()
-    frames = re.findall(r", in (\w+)$", log, re.M)
-    assert [name for name in frames if name in functions] == functions
-
-
-@pytest.mark.parametrize("path", ["/exit", "/exit_async"])
-def test_an_exit_ends_its_request_alone(server: Server, path: str):
-    pid = server.state()["pid"]
-    with server.client() as client:
-        if server.name == "gunicorn":
-            assert client.get(path).status_code == 500
-        else:
-            with pytest.raises(Exception, match="disconnected"):
-                client.get(path)
-    assert server.state()["pid"] == pid
 
 
 def test_executor_calls_run_elsewhere(server: Server):

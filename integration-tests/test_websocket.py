@@ -426,3 +426,13 @@ async def test_five_thousand_connections_leave_nothing_behind(launch, variant: s
     eventually(lambda: settled()["tasks"] <= before["tasks"], "no task is left")
     eventually(lambda: settled()["fds"] <= before["fds"], "no descriptor is left")
     assert settled()["threads"] <= before["threads"] + 1
+
+
+def test_the_request_s_headers_outlive_it(server: Server):
+    with server.sync_connect("/headers", additional_headers={"X-Test": "kept"}) as ws:
+        for _ in range(10):
+            with server.client() as client:  # whose environ may take the place of the other
+                assert client.get("/up").status_code == 200
+            ws.send("headers?")
+            assert ws.recv() == "kept" * 2
+    server.eventually_state(lambda state: state["counts"].get("ended with kept"), "the event")

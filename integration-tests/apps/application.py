@@ -359,6 +359,13 @@ class Constructor(WebsocketConnectionView):
         await self.send(str(self.ws.subprotocol))
 
 
+@view_config(route_name="headers", mapper=AutoWebsocketMapper)
+async def headers(ws):
+    """Tell a header of the request, for each message, when the request has long ended."""
+    async for _ in ws:
+        await ws.send(ws.request.headers["X-Test"] + ws.request.environ["HTTP_X_TEST"])
+
+
 @view_config(route_name="subprotocols", mapper=AutoWebsocketMapper, subprotocols=["b", "a"])
 async def subprotocols(ws):
     await ws.send(str(ws.subprotocol))
@@ -459,6 +466,7 @@ def record_opened(event: WebsocketOpened) -> None:
 
 def record_ended(event: WebsocketEnded) -> None:
     counts["event ended"] += 1
+    counts[f"ended with {event.request.headers.get('X-Test')}"] += 1
     records.append(
         ["ended", event.code, event.reason, event.messages_received, event.messages_sent]
     )
@@ -468,7 +476,7 @@ ROUTES = (
     "up state sleep generator threaded environ echo_body form count_body count_body_async "
     "stream stream_threaded stream_held stream_fails file error value_error hints status page echo "
     "echo_deflate echo_plain echo_autobahn json recorder context secret constructor subprotocols "
-    "attr callbacks user user_async exit slow_reader go_on slow_handshake cancelled"
+    "attr callbacks headers user user_async exit slow_reader go_on slow_handshake cancelled"
 )
 
 
