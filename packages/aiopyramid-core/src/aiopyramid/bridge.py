@@ -105,7 +105,7 @@ class Child(greenlet.greenlet):
 
     driver: greenlet.greenlet | None
     in_coroutine: bool
-    #: Makes what plain code here gets in place of a cancellation.
+    #: Makes the exception that plain code here gets instead of CancelledError.
     cancellation: Callable[[asyncio.CancelledError], BaseException] | None = None
 
     def __init__(self, func: Callable[..., Any], driver: greenlet.greenlet) -> None:
@@ -210,7 +210,7 @@ def await_(awaitable: Awaitable[T]) -> T:
 
 def cancel_as(cancellation: Callable[[asyncio.CancelledError], BaseException]) -> None:
     """
-    Let plain code in this greenlet get another exception where it is cancelled.
+    Choose the exception that plain code in this greenlet gets when it is cancelled.
 
     Coroutines that it waits for get `asyncio.CancelledError` all the same.
 
@@ -241,7 +241,7 @@ def _as_it_is(awaitable: Awaitable[T]) -> Awaitable[T]:
 
 
 def can_wait() -> bool:
-    """Tell whether this code is plain code that can wait: not called by a coroutine."""
+    """Return True if this is plain code that can wait, not called by a coroutine."""
     current = greenlet.getcurrent()
     if isinstance(current, Child):
         return current.driver is not None and not current.in_coroutine
@@ -251,7 +251,7 @@ def can_wait() -> bool:
 
 
 def in_worker_thread() -> bool:
-    """Tell whether this code may block: no event loop runs in this thread."""
+    """Return True if this code may block, because no event loop runs in this thread."""
     return _get_running_loop() is None
 
 

@@ -55,12 +55,12 @@ class RequestCall(ThreadCall[T]):
         home: The loop.
     """
 
-    #: Tells whether the client has left, where the server knows.
+    #: Returns True if the client has left. None where the server cannot know.
     has_left: Callable[[], bool] | None = None
 
     def __init__(self, func: Callable[[], T], home: Home) -> None:
         super().__init__(func, home)
-        self.request: RequestCall[Any] = self  # the whole, where this is a part
+        self.request: RequestCall[Any] = self  # the outermost call of the request
 
     def prepare(self, wait: Wait[Any]) -> None:
         wait.context.run(_waiting.set, wait)
@@ -112,7 +112,7 @@ class DeliveredCall(RequestCall[T]):
         self.future: asyncio.Future[Any] | None = None
         self.ended: asyncio.Future[None] | None = None
         self.delivered = False
-        #: What the plain code raised when it was not wanted any more.
+        #: What the plain code raised after its caller was cancelled.
         self.late_exception: BaseException | None = None
 
     # On the loop.
@@ -145,11 +145,11 @@ class DeliveredCall(RequestCall[T]):
         raise NotImplementedError
 
     def withdraw(self) -> None:
-        """Take the call, which has not begun, back."""
+        """Called instead of `deliver` when the call was cancelled before it began."""
         raise NotImplementedError
 
     def deliver(self, result: T | None, exception: BaseException | None) -> None:
-        """Take the outcome from the thread."""
+        """Receive the outcome from the thread."""
         self.delivered = True
         if self.future is None or self.future.cancelled():
             self.late_exception = exception
@@ -276,7 +276,7 @@ class RequestThreads:
         self.keep = keep
         self.running = 0
         self.queue: deque[PlacedCall[Any]] = deque()
-        self.moved = 0.0  # when a place was taken or given back, or the queue began
+        self.moved = 0.0  # when a place was last given back, or the queue began
         self.count = 0
         self.idle: deque[tuple[float, Inbox]] = deque()  # used longest ago first
         self.closed = False
@@ -288,7 +288,7 @@ class RequestThreads:
         return PlacedCall(bound(func, *args, **kwargs), self)
 
     def close(self) -> None:
-        """Let threads end when they have nothing to do; nothing may be submitted any more."""
+        """Let each thread end when it becomes idle. No call may be submitted afterwards."""
         self.closed = True
         while self.idle:
             self.idle.pop()[1].put(None)
@@ -296,35 +296,35 @@ class RequestThreads:
             self._timer.cancel()
 
     def stalled(self) -> float:
-        """Tell for how long requests have queued without any place moving, in seconds."""
+        """Return for how many seconds requests have queued without any place moving."""
         return self.loop.time() - self.moved if self.queue else 0.0
 
     # For calls.
 
     def submit(self, call: PlacedCall[Any]) -> None:
-        """Give a call to a thread, or let it queue."""
+        """Give a call to a thread, or let it wait in the queue."""
         if not self.queue:
             self.moved = self.loop.time()
         self.queue.append(call)
         self._next()
 
     def withdraw(self, call: PlacedCall[Any]) -> None:
-        """Forget a call that has not begun and will not."""
+        """Remove a call that was cancelled while it queued."""
         with contextlib.suppress(ValueError):  # a thread has it, and drops it
             self.queue.remove(call)
 
     def ended(self) -> None:
-        """Learn that a call has ended; its thread keeps the place for the next one."""
+        """Called when a call has ended. Its thread keeps the place for the next call."""
         self.moved = self.loop.time()
 
     def leave(self) -> None:
-        """Take a place back from a request that waits."""
+        """A request that waits gives its place back."""
         self.running -= 1
         self.moved = self.loop.time()
         self._next()
 
     def enter(self) -> None:
-        """Let a request that has waited go on."""
+        """A request that has waited goes on, above the bound if need be."""
         self.running += 1
 
     # For threads.
@@ -387,7 +387,7 @@ class RequestThreads:
         self.leave()
 
     def _work(self, inbox: Inbox) -> None:
-        """In a thread: run calls."""
+        """Run calls; this is what the threads do."""
         call = inbox.get()
         while call is not None:
             call.run()
@@ -410,7 +410,7 @@ class RequestThreads:
 
 
 def stacks() -> str:
-    """Tell what all threads of this process are doing, as tracebacks."""
+    """Return the stacks of all threads of this process, as text."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     return "\n".join(
         f"Thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}"

@@ -50,8 +50,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 thread_home: Callable[[], Home] | None = None
-"""Gives the loop for threads that were not started here; set by a server whose
-requests run in threads."""
+"""Returns the loop for threads that were not started here. A server whose requests
+run in its own threads sets this."""
 
 _homes: WeakSet[Home] = WeakSet()
 _home: ContextVar[Home] = ContextVar("home")
@@ -64,7 +64,7 @@ class LoopClosed(RuntimeError):
 
 
 class Home:
-    """An event loop, as threads see it: it calls what they put into its queue."""
+    """An event loop that threads can hand functions to."""
 
     __slots__ = ("__weakref__", "context", "given_up", "loop", "ready", "woken")
 
@@ -78,13 +78,13 @@ class Home:
         _homes.add(self)
 
     def give_up(self) -> None:
-        """On the loop, which is to end: wait no more for threads that were interrupted."""
+        """Stop waiting for interrupted threads, because the loop is about to end."""
         if not self.given_up.done():
             self.given_up.set_result(None)
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         """
-        In a thread: let the loop call a function soon.
+        Let the loop call a function soon. May be called in any thread.
 
         Raises:
             LoopClosed: If the loop is closed.
@@ -259,13 +259,13 @@ class Wait(Generic[T]):
         self.inbox.put(None)
 
     def cancel(self) -> bool:
-        """Cancel what the thread waits for; tell whether that came in time."""
+        """Cancel what the thread waits for. Return False if it has ended already."""
         return self.task is not None and self.task.cancel()
 
     # In the thread.
 
     def outcome(self) -> T:
-        """Do what the thread is given to do until the awaitable has a result; return that."""
+        """Run the calls that coroutines hand to this thread, until the awaitable has a result."""
         try:
             while (work := self.inbox.get()) is not None:
                 work.run()
@@ -335,14 +335,14 @@ class ThreadCall(Generic[T]):
         self.context = copy_context()
         self.context.run(_call.set, self)
         self.ident = 0
-        self.wait: Wait[Any] | None = None  # what it waits for
-        self.interrupted = False  # to be raised when it waits next
+        self.wait: Wait[Any] | None = None  # while the thread waits
+        self.interrupted = False  # the next wait raises
         self._ticket = threading.Lock()
 
     # On the loop.
 
     def begin(self) -> bool:
-        """Tell whether this is the first to ask: the thread to begin, or who wants it not to."""
+        """Return True to the first caller: the thread, or the coroutine that cancels the call."""
         return self._ticket.acquire(blocking=False)
 
     def interrupt(self) -> None:
@@ -351,18 +351,18 @@ class ThreadCall(Generic[T]):
             self.interrupted = True
 
     def leave(self) -> None:
-        """Learn that the thread waits."""
+        """Called when the thread begins to wait."""
 
     def enter(self) -> None:
-        """Learn that the thread goes on."""
+        """Called before the thread goes on."""
 
     def settle(self) -> None:
-        """Take over what the plain code has set, when it has ended."""
+        """Copy the context variables that the plain code has set, after it has ended."""
         take_over(self.context)
         del self.context  # which knows this object
 
     async def end(self, ended: asyncio.Future[Any]) -> None:
-        """Interrupt the plain code, and wait until it has ended."""
+        """Interrupt the plain code, and wait until it has ended or the loop gives up."""
         self.interrupt()
         while not ended.done() and not self.home.given_up.done():
             try:
@@ -373,7 +373,7 @@ class ThreadCall(Generic[T]):
     # In the thread.
 
     def prepare(self, wait: Wait[Any]) -> None:
-        """Learn that the thread is going to wait."""
+        """Called before the thread waits: set context variables for the coroutine."""
         wait.context.run(_pool_waits.set, True)
 
     def cancellation(self, exc: asyncio.CancelledError) -> BaseException:
@@ -442,7 +442,7 @@ async def run_in_executor(
 
 
 def bound(func: Callable[..., T], *args: Any, **kwargs: Any) -> Callable[..., T]:
-    """Bind arguments, and the exception that the caller is handling, if it is."""
+    """Bind arguments, and the exception that the caller is handling, if there is one."""
     exc = sys.exception()
     if exc is None:
         return functools.partial(func, *args, **kwargs)
@@ -450,11 +450,11 @@ def bound(func: Callable[..., T], *args: Any, **kwargs: Any) -> Callable[..., T]
 
 
 OWN: set[ContextVar[Any]] = {_call, _pool_waits}
-"""Variables of this package, which describe one place and are no news for others."""
+"""Variables that describe the code they were set for, and are never copied back."""
 
 
 def take_over(context: contextvars.Context) -> None:
-    """Set here what was set in a context that was copied from this one."""
+    """Set the variables of the current context that were changed in a copy of it."""
     for variable, value in context.items():
         if variable not in OWN and variable.get(context) is not value:
             variable.set(value)

@@ -170,7 +170,7 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def _is_cancelled() -> bool:
-    """Tell whether this task is to end, and not one that the application waited for."""
+    """Return True if this task was cancelled, not one that the application waited for."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
@@ -220,16 +220,16 @@ class HTTPProtocol(gunicorn_protocol.ASGIProtocol):  # type: ignore[misc]
 
     def eof_received(self) -> bool:
         """
-        Learn that the client sends no more.
+        Called when the client has closed its side of the connection.
 
-        It may still read (RFC 9112 section 9.6), so that its requests go on for
-        ``asgi_disconnect_grace_period``, and are answered.
+        The client may still read (RFC 9112 section 9.6). So its requests go on for
+        ``asgi_disconnect_grace_period``, and their answers are sent.
         """
         request, body = self._current_request, self._body_receiver
         if self._callback_parser is None or self._is_ssl or request is None:
             return False  # the transport closes
         if body is not None and not body._complete:
-            return False  # it never will be
+            return False  # the rest of the body will never come
         self._half_closed = self.worker.loop.call_later(
             self.cfg.asgi_disconnect_grace_period, self._cancel_request
         )
@@ -257,7 +257,7 @@ class HTTPProtocol(gunicorn_protocol.ASGIProtocol):  # type: ignore[misc]
             self._keepalive_timeout()  # no more requests come
 
     def has_left(self) -> bool:
-        """Tell whether the client's connection is gone."""
+        """Return True if the client has left."""
         return bool(self._closed or self._left)
 
     def _refuse(self, status: int, message: str) -> None:
@@ -312,7 +312,7 @@ class HTTPProtocol(gunicorn_protocol.ASGIProtocol):  # type: ignore[misc]
         return False
 
     def can_become_websocket(self) -> bool:
-        """Tell whether this connection speaks HTTP/1: not HTTP/2, nor uwsgi."""
+        """Return True if this connection speaks HTTP/1, not HTTP/2 or uwsgi."""
         return self._callback_parser is not None
 
     def become_websocket(self, session: Session) -> None:

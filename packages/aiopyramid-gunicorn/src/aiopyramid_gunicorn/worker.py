@@ -108,12 +108,12 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
     # Requests.
 
     def request_begins(self) -> None:
-        """Count the current task as a request that runs."""
+        """Add the current task to the running requests."""
         self.requests.add(asyncio.current_task())  # type: ignore[arg-type]
         self.idle.clear()
 
     def request_ends(self) -> None:
-        """Count the current task no more."""
+        """Remove the current task from the running requests."""
         self.requests.discard(asyncio.current_task())
         if not self.requests:
             self.idle.set()
@@ -123,7 +123,7 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         Return what runs the plain code of a request.
 
         Args:
-            has_left: Tells whether the client has left.
+            has_left: Returns True if the client has left.
         """
         raise NotImplementedError
 
@@ -148,7 +148,7 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         super().handle_abort_signal()
 
     def closing_code(self) -> int:
-        """Tell the close code for WebSockets: 1001 if gunicorn stops, else 1012."""
+        """Return the close code for WebSockets: 1001 if gunicorn stops, else 1012."""
         stops = self.signalled and self.generation == generation.latest()
         return CloseCode.GOING_AWAY if stops else CloseCode.SERVICE_RESTART
 
@@ -211,7 +211,7 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         self._stop()
 
     async def _end_requests(self) -> None:
-        """Let requests end; cancel those that have not, before the arbiter kills this worker."""
+        """Wait for requests, and cancel the rest before the arbiter kills this worker."""
         margin = min(QUICK, self.cfg.graceful_timeout / 4)
         done = [asyncio.create_task(event.wait()) for event in (self.idle, self.quick)]
         await asyncio.wait(
@@ -222,7 +222,7 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         if self.requests:
             if not self.quick.is_set():
                 self.log.warning(
-                    "%d requests have not ended in time. All threads:\n%s",
+                    "%d requests did not end in time and are cancelled. All threads:\n%s",
                     len(self.requests),
                     stacks(),
                 )
@@ -248,7 +248,7 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
 
 
 def leave_threads_behind() -> None:
-    """End the process if jobs of an executor never end: Python would wait for them."""
+    """Exit if jobs of an executor do not end, because Python would wait for them."""
     jobs = [thread for thread in threading.enumerate() if thread.name.startswith(EXECUTORS)]
     for thread in jobs:
         thread.join(0.1 / len(jobs))  # idle ones end by themselves
@@ -268,8 +268,8 @@ class AsyncGunicornWorker(LoopWorker):
     def _start(self, threads: int) -> None:
         self.threads = RequestThreads(self.home, threads)
         self.log.info(
-            "aiopyramid: up to %d requests run plain code at a time (threads), "
-            "and those that wait do not count",
+            "aiopyramid: %d request threads (setting: threads); "
+            "requests that wait do not count",
             threads,
         )
 
@@ -291,7 +291,7 @@ class AsyncGunicornWorker(LoopWorker):
         if not self.timeout or stalled < self.cfg.timeout:
             return True
         self.log.critical(
-            "No request has made any headway for %d s, and %d more wait. All threads:\n%s",
+            "No request has made progress for %d s, and %d requests are queued. All threads:\n%s",
             stalled,
             len(self.threads.queue),
             stacks(),
@@ -311,7 +311,7 @@ class LoopGunicornWorker(LoopWorker):
 
     @classmethod
     def setup(cls) -> None:
-        """Learn that this worker class was chosen, before the application is loaded."""
+        """Called by gunicorn before the application is loaded: check that it is fit."""
         fitness.required = True
 
     def run_plain(self, has_left: Callable[[], bool]) -> RunPlain[Any]:

@@ -67,7 +67,7 @@ class RequestBody(io.RawIOBase):
         self.complete = False
 
     def readable(self) -> bool:
-        """Tell that this stream can be read."""
+        """Return True: this stream can be read."""
         return True
 
     def readinto(self, buffer: Any) -> int:
@@ -98,7 +98,7 @@ class Call:
         environ: Its environ, without ``wsgi.input`` yet.
         receive: Gives the messages of the request body.
         send: Takes the messages of the response.
-        has_left: Tells whether the client has left.
+        has_left: Returns True if the client has left.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """
-The body of a request (``wsgi.input``), which uWSGI gives to one thread or greenlet alone.
+The body of a request (``wsgi.input``), which only one thread or greenlet can read.
 
-uWSGI knows its requests by thread, or by greenlet in loop mode, and reads for no
-other; and it leaves the chunks of a chunked body out of ``wsgi.input``.
+uWSGI finds the current request by the current thread, or the current greenlet in
+loop mode. And it leaves chunked bodies out of ``wsgi.input``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LOST_CHUNKS = "uWSGI's router passes no chunked bodies on: set http-chunked-inpu
 
 def prepare(environ: dict[str, Any], worker: runner.Worker) -> None:
     """
-    Let all code of a request read its body.
+    Make a body readable from all code of its request.
 
     Raises:
         pyramid.httpexceptions.HTTPLengthRequired: If uWSGI's router keeps it back.
@@ -86,7 +86,7 @@ class Chunks(io.RawIOBase):
         self.ended = False
 
     def readable(self) -> bool:
-        """Tell that this stream can be read."""
+        """Return True: this stream can be read."""
         return True
 
     def readinto(self, buffer: Any) -> int:
@@ -110,7 +110,7 @@ class Chunks(io.RawIOBase):
 
 class RequestThreadInput:
     """
-    A body that only its request's own thread may read: others let that thread do it.
+    A body that is always read in its request's own thread, whichever thread asks for it.
 
     Args:
         source: The body, as a binary file (PEP 3333).
