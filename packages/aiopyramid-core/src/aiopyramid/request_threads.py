@@ -70,6 +70,13 @@ class RequestCall(ThreadCall[T]):
         return cancellation(client_left=has_left is not None and has_left())
 
 
+INTERRUPTIONS = (
+    ClientDisconnected,
+    asyncio.CancelledError,
+    concurrent.futures.CancelledError,
+)
+
+
 def cancellation(*, client_left: bool) -> Exception:
     """
     Make what the plain code of a request gets when what it waits for was cancelled.
@@ -112,8 +119,6 @@ class DeliveredCall(RequestCall[T]):
         self.future: asyncio.Future[Any] | None = None
         self.ended: asyncio.Future[None] | None = None
         self.delivered = False
-        #: What the plain code raised after its caller was cancelled.
-        self.late_exception: BaseException | None = None
 
     # On the loop.
 
@@ -152,7 +157,9 @@ class DeliveredCall(RequestCall[T]):
         """Receive the outcome from the thread."""
         self.delivered = True
         if self.future is None or self.future.cancelled():
-            self.late_exception = exception
+            if exception is not None and not isinstance(exception, INTERRUPTIONS):
+                # Nobody else will see it.
+                logger.error("Plain code failed after it was cancelled", exc_info=exception)
             if self.ended is not None and not self.ended.done():
                 self.ended.set_result(None)
         elif exception is None:

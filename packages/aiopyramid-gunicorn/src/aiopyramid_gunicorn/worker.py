@@ -268,8 +268,7 @@ class AsyncGunicornWorker(LoopWorker):
     def _start(self, threads: int) -> None:
         self.threads = RequestThreads(self.home, threads)
         self.log.info(
-            "aiopyramid: %d request threads (setting: threads); "
-            "requests that wait do not count",
+            "aiopyramid: %d request threads (setting: threads); requests that wait do not count",
             threads,
         )
 
