@@ -124,7 +124,8 @@ def view_goes_on(server: Server):
 def test_a_flood_of_pings_of_a_peer_that_does_not_read_is_bounded(server: Server):
     with peak_grows_less_than(server, 25 * MIB), server.raw_websocket("/recorder") as ws:
         ws.socket.settimeout(2)
-        with contextlib.suppress(TimeoutError):
+        # On a slow machine, the server drops the peer meanwhile.
+        with contextlib.suppress(TimeoutError, ConnectionError):
             for _ in range(400):
                 ws.send(frame(0x89, bytes(125)) * 1000)
 

@@ -347,6 +347,14 @@ def busy(request):
     return Response("done")
 
 
+@view_config(route_name="lasts", renderer="string")
+def lasts(request):
+    counts["lasts"] += 1
+    time.sleep(float(request.params["s"]))
+    print("the view has ended", flush=True)
+    return "ended"
+
+
 @view_config(route_name="release", renderer="string")
 async def let_go(request):
     release.set()
@@ -420,8 +428,8 @@ def wants(request):
 ROUTES = (
     "up state thread thread_of_coroutine seen nested context locals pyramid_locals background "
     "background_result socket executor fails fails_below_synchronize handled exit exit_async "
-    "waits waits_in_tween waits_async waits_below busy release sleep stuck stuck_in_executor spin "
-    "echo holds wants"
+    "waits waits_in_tween waits_async waits_below busy lasts release sleep stuck stuck_in_executor "
+    "spin echo holds wants"
 )
 
 

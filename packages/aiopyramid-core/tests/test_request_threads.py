@@ -511,10 +511,10 @@ async def test_only_so_many_requests_begin_at_a_time(pools):
     pool = pools(3)
     blockers = Blockers(pool, 10)
     await rounds()
-    assert (pool.running, len(pool.queue), pool.count) == (3, 7, 3)
+    assert (pool.running, len(pool.queue), len(pool.inboxes)) == (3, 7, 3)
     await blockers.end()
     await until(lambda: pool.running == 0)
-    assert (len(pool.queue), pool.count, len(pool.idle)) == (0, 3, 3)
+    assert (len(pool.queue), len(pool.inboxes), len(pool.idle)) == (0, 3, 3)
 
 
 async def test_requests_that_wait_have_no_places_and_go_on_above_the_bound(pools):
@@ -571,8 +571,8 @@ async def test_threads_above_the_places_end_when_they_have_nothing_to_do(pools):
     await asyncio.gather(
         *(pool.call(lambda: await_(asyncio.sleep(0.01))).result() for _ in range(20))
     )
-    assert pool.count > 2
-    await until(lambda: pool.count == 2)
+    assert len(pool.inboxes) > 2
+    await until(lambda: len(pool.inboxes) == 2)
     await until(lambda: len(request_threads()) == 2)
     assert await pool.call(here).result()
 
@@ -605,7 +605,7 @@ async def test_where_there_are_no_more_threads_requests_queue(monkeypatch, caplo
     monkeypatch.setattr(threading.Thread, "start", start)
     results = await asyncio.gather(*(pool.call(lambda n=n: n).result() for n in range(20)))
     assert results == list(range(20))
-    assert pool.count == 1
+    assert len(pool.inboxes) == 1
     assert "queue: the system gives no thread beyond 1 (can't start new thread)" in caplog.text
 
 

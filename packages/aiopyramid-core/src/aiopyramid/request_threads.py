@@ -284,9 +284,8 @@ class RequestThreads:
         self.running = 0
         self.queue: deque[PlacedCall[Any]] = deque()
         self.moved = 0.0  # when a place was last given back, or the queue began
-        self.count = 0
+        self.inboxes: set[Inbox] = set()  # of all threads
         self.idle: deque[tuple[float, Inbox]] = deque()  # used longest ago first
-        self.closed = False
         self._timer: asyncio.TimerHandle | None = None
         self._number = 0
 
@@ -296,9 +295,10 @@ class RequestThreads:
 
     def close(self) -> None:
         """Let each thread end when it becomes idle. No call may be submitted afterwards."""
-        self.closed = True
-        while self.idle:
-            self.idle.pop()[1].put(None)
+        for inbox in self.inboxes:
+            inbox.put(None)
+        self.inboxes.clear()
+        self.idle.clear()
         if self._timer is not None:
             self._timer.cancel()
 
@@ -360,14 +360,14 @@ class RequestThreads:
             logger.warning(
                 "%d requests queue: the system gives no thread beyond %d (%s)",
                 len(self.queue),
-                self.count,
+                len(self.inboxes),
                 exc,
             )
             self._look_again(0.1)
             return False
-        self.count += 1
+        self.inboxes.add(inbox)
         self.idle.append((self.loop.time(), inbox))
-        if self.count > self.places:
+        if len(self.inboxes) > self.places:
             self._look_again(self.keep)
         return True
 
@@ -379,17 +379,15 @@ class RequestThreads:
         self._timer = None
         self._next()
         before = self.loop.time() - self.keep
-        while self.count > self.places and self.idle and self.idle[0][0] <= before:
+        while len(self.inboxes) > self.places and self.idle and self.idle[0][0] <= before:
             _, inbox = self.idle.popleft()
-            self.count -= 1
+            self.inboxes.remove(inbox)
             inbox.put(None)
-        if self.count > self.places:
+        if len(self.inboxes) > self.places:
             self._look_again(self.keep / 2)
 
     def _become_idle(self, inbox: Inbox) -> None:
-        if self.closed:
-            inbox.put(None)
-        else:
+        if inbox in self.inboxes:  # not closed
             self.idle.append((self.loop.time(), inbox))
         self.leave()
 

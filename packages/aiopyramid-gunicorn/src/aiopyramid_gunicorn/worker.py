@@ -85,6 +85,7 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         self.wake = asyncio.Event()
         self.quick = asyncio.Event()
         self.requests: set[asyncio.Task[Any]] = set()
+        self.drained = asyncio.Event()  # set when no more requests can come
         self.idle = asyncio.Event()  # set while no request runs
         self.idle.set()
 
@@ -203,17 +204,18 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
     async def _shutdown(self) -> None:
         sessions = asyncio.create_task(end_sessions(self.closing_code(), self.cfg.graceful_timeout))
         requests = asyncio.create_task(self._end_requests())
-        await super()._shutdown()
-        # What is left is not going to end by itself.
+        await super()._shutdown()  # returns when no connection is left, or not to be waited for
+        self.drained.set()
+        await asyncio.wait([requests])
+        await asyncio.wait([sessions], timeout=QUICK if self.quick.is_set() else None)
+        # Whatever is left does not end by itself.
         self._quick_shutdown = True
-        self.quick.set()
-        await asyncio.wait([sessions, requests], timeout=QUICK)
         self._stop()
 
     async def _end_requests(self) -> None:
         """Wait for requests, and cancel the rest before the arbiter kills this worker."""
         margin = min(QUICK, self.cfg.graceful_timeout / 4)
-        done = [asyncio.create_task(event.wait()) for event in (self.idle, self.quick)]
+        done = [asyncio.create_task(wait) for wait in (self._requests_ended(), self.quick.wait())]
         await asyncio.wait(
             done, timeout=self.cfg.graceful_timeout - margin, return_when=asyncio.FIRST_COMPLETED
         )
@@ -229,8 +231,14 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
             for task in self.requests:
                 task.cancel()
             await asyncio.wait(self.requests, timeout=margin / 2)
-            self._quick_shutdown = True
+        self._quick_shutdown = True
         self.home.give_up()
+
+    async def _requests_ended(self) -> None:
+        # Until all connections are gone, another request may come. And a request may
+        # outlive its connection, when its client has left.
+        await self.drained.wait()
+        await self.idle.wait()
 
     def _cleanup(self) -> None:
         super()._cleanup()
