@@ -8,16 +8,7 @@ from typing import Any
 
 import postgres as postgresql
 import pytest
-from harness import LoopRequestsServer, Server, UWSGILoopServer, UWSGIServer
-
-VARIANTS: dict[str, tuple[type[Server], list[str]]] = {
-    "gunicorn-uvloop": (Server, ["--asgi-loop", "uvloop"]),
-    "gunicorn-asyncio": (Server, ["--asgi-loop", "asyncio"]),
-    "gunicorn-loop": (LoopRequestsServer, []),
-    "uwsgi-threads": (UWSGIServer, []),
-    "uwsgi-uvloop": (UWSGILoopServer, ["--set", "aiopyramid-loop=uvloop"]),
-    "uwsgi-asyncio": (UWSGILoopServer, ["--set", "aiopyramid-loop=asyncio"]),
-}
+from harness import VARIANTS, Server
 
 
 @pytest.fixture

@@ -390,6 +390,18 @@ class UWSGILoopServer(UWSGIServer):
         return [*super().command(app, args), "--virtualenv", sys.prefix]
 
 
+VARIANTS: dict[str, tuple[type[Server], list[str]]] = {
+    "gunicorn-uvloop": (Server, ["--asgi-loop", "uvloop"]),
+    "gunicorn-asyncio": (Server, ["--asgi-loop", "asyncio"]),
+    "gunicorn-loop": (LoopRequestsServer, []),
+    "uwsgi-threads": (UWSGIServer, []),
+    "uwsgi-uvloop": (UWSGILoopServer, ["--set", "aiopyramid-loop=uvloop"]),
+    "uwsgi-asyncio": (UWSGILoopServer, ["--set", "aiopyramid-loop=asyncio"]),
+}
+# Where requests run makes no difference to a connection that is open.
+WEBSOCKET_VARIANTS = [name for name in VARIANTS if name != "gunicorn-loop"]
+
+
 @functools.cache
 def uwsgi_with_plugins() -> Path:
     """Build uWSGI with the plugins; once for a version of it, Python and greenlet."""

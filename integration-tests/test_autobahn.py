@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import autobahn
 import pytest
-from harness import Server
+from harness import WEBSOCKET_VARIANTS, Server
 
 pytestmark = pytest.mark.skipif(
     autobahn.find_python2() is None, reason="the Autobahn test suite needs Python 2.7"
 )
+
+
+@pytest.fixture(scope="session", params=WEBSOCKET_VARIANTS)
+def variant(request):
+    return request.param
 
 
 @pytest.mark.parametrize("path", ["/echo_plain", "/echo_autobahn"])

@@ -7,7 +7,7 @@ import contextlib
 import zlib
 
 import pytest
-from harness import PATIENCE, Server, frame
+from harness import PATIENCE, WEBSOCKET_VARIANTS, Server, frame
 from test_http import MIB, memory
 from test_websocket import recorded
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -19,6 +19,11 @@ FAST = {
     "aiopyramid.websocket.send_timeout": "0.5",
     "aiopyramid.websocket.disconnect_grace": "0.1",
 }
+
+
+@pytest.fixture(scope="session", params=WEBSOCKET_VARIANTS)
+def variant(request):
+    return request.param
 
 
 def peak_grows_less_than(server: Server, limit: int) -> contextlib.AbstractContextManager[None]:
