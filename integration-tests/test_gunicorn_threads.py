@@ -199,6 +199,16 @@ def test_a_stop_waits_for_plain_code_whose_client_has_left(launch, variant: str)
     assert "did not end in time" not in server.log
 
 
+def test_requests_of_a_recycled_worker_may_last_longer_than_its_heartbeat(launch, variant: str):
+    args = ["--max-requests", "3", "--timeout", "2", "--graceful-timeout", "30"]
+    server = launch(app=APP, variant=variant, args=args)
+    pid = server.state()["pid"]
+    with ask(server, "/sleep?s=6") as sock:
+        server.eventually_state(lambda state: state["pid"] != pid, "a new worker answers")
+        assert sock.recv(65536).endswith(b"slept")
+    assert "WORKER TIMEOUT" not in server.log
+
+
 def test_a_request_on_a_kept_connection_is_answered_during_a_stop(launch, variant: str):
     server = launch(app=APP, variant=variant)
     with server.socket() as sock:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import mmap
 import os
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -201,7 +202,14 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
     def _lives(self) -> bool:
         return True
 
+    async def _beat_on(self) -> None:
+        # In a reload, the arbiter watches workers that are about to end as well.
+        while True:
+            self.notify()
+            await asyncio.sleep(1.0)
+
     async def _shutdown(self) -> None:
+        beat = asyncio.create_task(self._beat_on())
         sessions = asyncio.create_task(end_sessions(self.closing_code(), self.cfg.graceful_timeout))
         requests = asyncio.create_task(self._end_requests())
         await super()._shutdown()  # returns when no connection is left, or not to be waited for
@@ -210,6 +218,7 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         await asyncio.wait([sessions], timeout=QUICK if self.quick.is_set() else None)
         # Whatever is left does not end by itself.
         self._quick_shutdown = True
+        beat.cancel()
         self._stop()
 
     async def _end_requests(self) -> None:
@@ -261,6 +270,8 @@ def leave_threads_behind() -> None:
     for thread in jobs:
         thread.join(0.1 / len(jobs))  # idle ones end by themselves
     if any(thread.is_alive() for thread in jobs):
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(0)
 
 
