@@ -9,6 +9,7 @@ from contextvars import ContextVar
 
 import pytest
 
+from aiopyramid import bridge
 from aiopyramid.bridge import await_, run_coroutine, spawn_greenlet
 from aiopyramid.exceptions import ClientDisconnected, ScopeError
 from aiopyramid.helpers import synchronize, use_executor, use_request_thread
@@ -112,6 +113,27 @@ async def test_what_would_end_the_loop_ends_the_request_alone(error):
 async def test_stop_iteration_becomes_a_runtime_error():
     with pytest.raises(RuntimeError, match="raised StopIteration"):
         await in_thread(next, iter(()))
+
+
+async def test_its_thread_uses_no_greenlets(monkeypatch):
+    """A thread that has used greenlet's functions must not end while garbage is collected."""
+    getcurrent = bridge.greenlet.getcurrent
+
+    def checked():
+        assert threading.current_thread() is threading.main_thread()
+        return getcurrent()
+
+    def request():
+        assert bridge.can_wait()
+        lenient = synchronize(strict=False)(double)
+        return await_(double(1)), run_coroutine(double(1)), synchronize(double)(1), lenient(1)
+
+    async def view():
+        return await use_request_thread(request)(), await use_executor(request)()
+
+    monkeypatch.setattr(bridge.greenlet, "getcurrent", checked)
+    assert await in_thread(request) == (2, 2, 2, 2)
+    assert await in_thread(lambda: run_coroutine(view())) == ((2, 2, 2, 2),) * 2
 
 
 # Context

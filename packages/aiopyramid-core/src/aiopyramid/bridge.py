@@ -191,6 +191,8 @@ def await_(awaitable: Awaitable[T]) -> T:
     Raises:
         ScopeError: If waiting is impossible here; a coroutine is then closed.
     """
+    if threads.call_here() is not None:
+        return _wait_in_thread(awaitable, _handling())
     current = greenlet.getcurrent()
     if isinstance(current, Child):
         driver = current.driver
@@ -242,6 +244,8 @@ def _as_it_is(awaitable: Awaitable[T]) -> Awaitable[T]:
 
 def can_wait() -> bool:
     """Return True if this is plain code that can wait, not called by a coroutine."""
+    if threads.call_here() is not None:
+        return threads.home_of_thread() is not None
     current = greenlet.getcurrent()
     if isinstance(current, Child):
         return current.driver is not None and not current.in_coroutine
@@ -274,6 +278,13 @@ def run_coroutine(coroutine: Awaitable[T]) -> T:
     Like :func:`await_`, except that the coroutine's steps run in this greenlet
     and not in its driver. A step that does not suspend costs no switch.
     """
+    step: Callable[[Awaitable[T]], T] = threads.bound(_step)
+
+    def stepped(coroutine: Awaitable[T]) -> Coroutine[Any, Any, T]:
+        return spawn_greenlet(step, coroutine)
+
+    if threads.call_here() is not None:
+        return _wait_in_thread(coroutine, stepped)
     current = greenlet.getcurrent()
     if isinstance(current, Child) and current.driver is not None:
         del current  # as in `await_`
@@ -283,11 +294,6 @@ def run_coroutine(coroutine: Awaitable[T]) -> T:
             _raise_in_plain_code(exc)
     if not can_wait():
         raise _refuse(coroutine)
-    step: Callable[[Awaitable[T]], T] = threads.bound(_step)
-
-    def stepped(coroutine: Awaitable[T]) -> Coroutine[Any, Any, T]:
-        return spawn_greenlet(step, coroutine)
-
     if _get_running_loop() is None:
         return _wait_in_thread(coroutine, stepped)
     return _wait_for_task(current, stepped(coroutine))

@@ -15,7 +15,7 @@ a coroutine to the loop (:class:`Wait`). Both may happen inside of each other::
     the task ends ---------------------------------> its result
     response <-------------------------------------- returns
 
-Four rules:
+Five rules:
 
 1. *All bookkeeping happens on the loop.* Threads only put functions into the
    loop's queue (:class:`Home`), one wake-up for all that are ready, so nothing
@@ -25,7 +25,10 @@ Four rules:
 3. *Cancelling interrupts plain code where it waits*, now or next, once for each
    cancellation. Coroutines get `asyncio.CancelledError`; the code of a request
    gets an `Exception`, because that is what Pyramid's add-ons clean up after.
-4. *Context is copied in, and changed values are copied back*, on every way out.
+4. *Nothing here touches greenlets.* A thread that has used greenlet's functions,
+   and ends while another one collects garbage, crashes the process (greenlet 3.5,
+   found by a stress test), and request threads come and go.
+5. *Context is copied in, and changed values are copied back*, on every way out.
    A context that a thread is inside of cannot be entered by a task, so tokens
    (`contextvars.Token`) do not cross.
 """
@@ -301,14 +304,19 @@ def wait_in_thread(
         LoopClosed: If the loop is closed.
         BaseException: What the awaitable raises.
     """
-    call = _call.get()
-    if call is not None and call.ident != threading.get_ident():
-        call = None  # this context is a copy of that call's
+    call = call_here()
     wait = Wait(home, awaitable, how, call)
     if call is not None:
         call.prepare(wait)
     home.call(wait.start)
     return wait.outcome()
+
+
+def call_here() -> ThreadCall[Any] | None:
+    """Return the call that runs in this thread, if one does."""
+    call = _call.get()
+    # Other threads and the loop may have copies of that call's context.
+    return call if call is not None and call.ident == threading.get_ident() else None
 
 
 def close(awaitable: Awaitable[Any]) -> None:
