@@ -56,9 +56,12 @@ async def pools():
 
 
 async def until(condition):
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
+    try:
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0.001)
+    except TimeoutError:
+        raise AssertionError(stacks()) from None
 
 
 async def in_thread(func, *args, **kwargs):
