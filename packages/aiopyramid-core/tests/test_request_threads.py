@@ -593,12 +593,14 @@ async def test_the_thread_that_was_used_last_is_used_first(pools):
 
 async def test_threads_above_the_places_end_when_they_have_nothing_to_do(pools):
     pool = pools(2, keep=0.01)
-    await asyncio.gather(
-        *(pool.call(lambda: await_(asyncio.sleep(0.01))).result() for _ in range(20))
-    )
-    assert len(pool.inboxes) > 2
-    await until(lambda: len(pool.inboxes) == 2)
-    await until(lambda: len(request_threads()) == 2)
+    go = asyncio.Event()
+    waiters = [
+        asyncio.create_task(pool.call(lambda: await_(go.wait())).result()) for _ in range(20)
+    ]
+    await until(lambda: len(pool.inboxes) == len(request_threads()) == 20)
+    go.set()
+    await asyncio.gather(*waiters)
+    await until(lambda: len(pool.inboxes) == len(request_threads()) == 2)
     assert await pool.call(here).result()
 
 
@@ -609,10 +611,14 @@ def request_threads():
 async def test_closing_ends_threads_when_they_have_nothing_to_do():
     pool = RequestThreads(home_here(), 4)
     await Blockers(pool, 2).end()
+    await until(lambda: pool.running == 0)
     blockers = Blockers(pool, 1)
     await until(lambda: pool.running == 1)
     pool.close()
+    await until(lambda: len(request_threads()) == 1)
     await blockers.end()
+    await until(lambda: not request_threads())
+    assert await pool.call(here).result()  # too late, but not lost
     await until(lambda: not request_threads())
 
 

@@ -286,6 +286,7 @@ class RequestThreads:
         self.moved = 0.0  # when a place was last given back, or the queue began
         self.inboxes: set[Inbox] = set()  # of all threads
         self.idle: deque[tuple[float, Inbox]] = deque()  # used longest ago first
+        self.closed = False
         self._timer: asyncio.TimerHandle | None = None
         self._number = 0
 
@@ -294,7 +295,8 @@ class RequestThreads:
         return PlacedCall(bound(func, *args, **kwargs), self)
 
     def close(self) -> None:
-        """Let each thread end when it becomes idle. No call may be submitted afterwards."""
+        """Let each thread end when it becomes idle, from now on."""
+        self.closed = True
         for inbox in self.inboxes:
             inbox.put(None)
         self.inboxes.clear()
@@ -348,6 +350,8 @@ class RequestThreads:
                 return
             self.running += 1
             inbox.put(call)
+            if self.closed:
+                inbox.put(None)
 
     def _start_thread(self) -> bool:
         inbox: Inbox = queue.SimpleQueue()
@@ -387,7 +391,7 @@ class RequestThreads:
             self._look_again(self.keep / 2)
 
     def _become_idle(self, inbox: Inbox) -> None:
-        if inbox in self.inboxes:  # not closed
+        if not self.closed:
             self.idle.append((self.loop.time(), inbox))
         self.leave()
 
