@@ -169,19 +169,26 @@ async def test_a_policy_set_at_once_before_the_include_is_wrapped(fetch):
     assert (await fetch(config.make_wsgi_app(), headers=READER)).status_code == 403
 
 
-def test_a_policy_that_is_set_too_late_stops_the_start():
+async def test_a_policy_that_is_set_at_once_is_wrapped(fetch):
     config = Configurator(autocommit=True)
     config.include("aiopyramid")
     config.set_security_policy(Policy())
-    with pytest.raises(ConfigurationError, match=r"as CoroutineSecurityPolicy\(policy\)"):
-        config.make_wsgi_app()
+    config.add_view(lambda request: Response(), permission="edit")
+    app = config.make_wsgi_app()
+    assert (await fetch(app, headers=READER)).status_code == 403
+    assert (await fetch(app, headers=EDITOR)).status_code == 200
 
 
-def test_a_policy_that_is_set_after_a_commit_stops_the_start(config):
+async def test_a_policy_that_is_set_after_a_commit_is_wrapped(config, fetch):
+    def allowed(request):
+        return Response(str(bool(request.has_permission("edit"))))
+
+    config.add_view(allowed)
     config.commit()
     config.set_security_policy(Policy())
-    with pytest.raises(ConfigurationError, match="was set after its views were made"):
-        config.make_wsgi_app()
+    app = config.make_wsgi_app()
+    assert (await fetch(app, headers=READER)).text == "False"
+    assert (await fetch(app, headers=EDITOR)).text == "True"
 
 
 async def test_a_plain_policy_is_not_wrapped(config, fetch):

@@ -8,9 +8,10 @@ from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
 from pyramid.request import Request
 
+from aiopyramid.config import CoroutineOrExecutorMapper
 from aiopyramid.websocket.mapper import WebsocketMapperBase
 from aiopyramid.websocket.options import WebsocketOptions
-from aiopyramid.websocket.session import accepted, sessions
+from aiopyramid.websocket.sessions import sessions
 from aiopyramid.websocket.upgrade import KEY, Upgrade
 from aiopyramid.websocket.view import WebsocketConnectionView
 
@@ -70,6 +71,25 @@ def test_a_bad_option_of_a_view_is_named():
         make_app(coroutine, max_queue=0)
 
 
+@pytest.mark.parametrize("mapper", [None, CoroutineOrExecutorMapper])
+def test_an_option_on_a_view_that_has_no_websocket_is_refused(mapper):
+    with Configurator() as config:
+        config.include("aiopyramid")
+        config.add_view(plain, max_queue=5, mapper=mapper)
+        with pytest.raises(ConfigurationError, match="max_queue: only WebSocket views .* plain"):
+            config.commit()
+
+
+def test_the_mapper_of_a_view_class_counts():
+    class View(PlainCall):
+        __view_mapper__ = Mapper
+
+    with Configurator() as config:
+        config.include("aiopyramid")
+        config.add_view(View, attr="talk", max_queue=5)
+        config.commit()
+
+
 def test_a_bad_setting_is_named_when_the_application_is_made():
     with pytest.raises(ConfigurationError, match=r"aiopyramid\.websocket\.max_queue = '0'"):
         make_app(coroutine, settings={"aiopyramid.websocket.max_queue": "0"})
@@ -110,8 +130,9 @@ def test_threads_do_not_overrun_the_limit_of_connections():
         def select_subprotocol(self, offered):
             everyone.wait(10)  # all have found room, and nobody has taken it
 
-    app = make_app(View, max_connections=len(sessions) + len(accepted) + 2)
-    kept = []
+    assert sessions.has_room(1)
+    app = make_app(View, max_connections=2)
+    upgrades = []
 
     def open_handshake(_: int) -> int:
         headers = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
@@ -119,10 +140,13 @@ def test_threads_do_not_overrun_the_limit_of_connections():
         headers["Sec-WebSocket-Protocol"] = "chat"
         environ = {KEY: Upgrade(), "SERVER_PROTOCOL": "HTTP/1.1"}
         request = Request.blank("/ws", headers=headers, environ=environ)
-        kept.append(request.environ[KEY])
+        upgrades.append(request.environ[KEY])
         return request.get_response(app).status_code
 
     with ThreadPoolExecutor(4) as threads:
         statuses = list(threads.map(open_handshake, range(4)))
     assert sorted(statuses) == [101, 101, 503, 503]
-    assert len(accepted) == 2
+    assert not sessions.has_room(2)
+    for upgrade in upgrades:
+        upgrade.forget()
+    assert sessions.has_room(1)

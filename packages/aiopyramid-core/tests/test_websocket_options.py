@@ -8,7 +8,7 @@ from pyramid.exceptions import ConfigurationError
 
 from aiopyramid.websocket.options import OPTIONS, PREFIX, WebsocketOptions, from_settings
 
-SIZES = ["max_message_size", "max_queue", "write_limit", "max_connections"]
+SIZES = ["max_message_size", "max_queue", "max_queue_size", "write_limit", "max_connections"]
 TIMES = [
     "ping_interval",
     "ping_timeout",

@@ -4,114 +4,21 @@ import asyncio
 import itertools
 import os
 import zlib
-from collections.abc import Awaitable, Callable
-from types import SimpleNamespace
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from websocket_peer import Peer, frame, until
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Close
 from websockets.protocol import CLIENT, Protocol
 
-from aiopyramid.websocket.connection import WebsocketConnection
 from aiopyramid.websocket.exceptions import WebsocketClosed
+from aiopyramid.websocket.frames import encode_header
 from aiopyramid.websocket.options import WebsocketOptions
-from aiopyramid.websocket.protocol import encode_header
-
-DEFAULTS = WebsocketOptions(ping_interval=0)
-
-
-class Transport:
-    """Records what is written, and takes as much as it is told to."""
-
-    def __init__(self, *, eof: bool = True) -> None:
-        self.eof = eof
-        self.written = bytearray()
-        self.writes = 0
-        self.calls: list[str] = []
-        self.protocol: Any = None
-
-    def write(self, data: bytes) -> None:
-        self.written += data
-        self.writes += 1
-
-    def can_write_eof(self) -> bool:
-        return self.eof
-
-    def set_write_buffer_limits(self, high: int) -> None:
-        self.high = high
-
-    def __getattr__(self, name: str) -> Callable[[], None]:
-        def call() -> None:
-            self.calls.append(name)
-            if name == "abort":
-                asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
-
-        return call
-
-
-class Peer:
-    """A connection under test, and what can be seen of it from outside."""
-
-    def __init__(
-        self,
-        options: WebsocketOptions = DEFAULTS,
-        extensions: list[Any] | None = None,
-        *,
-        eof: bool = True,
-    ) -> None:
-        self.events: list[str] = []
-        self.ws = WebsocketConnection(
-            SimpleNamespace(path="/path"),
-            None,
-            None,
-            options,
-            extensions or [],
-            on_opened=lambda: self.events.append("opened"),
-            on_closing=lambda: self.events.append("closing"),
-        )
-        self.protocol = self.ws.protocol
-        self.transport = Transport(eof=eof)
-        self.transport.protocol = self.protocol
-        self.protocol.connection_made(self.transport)
-
-    def feed(self, *pieces: bytes) -> None:
-        for piece in pieces:
-            self.protocol.data_received(piece)
-
-    def messages(self) -> list[str | bytes]:
-        return list(self.ws._messages)
-
-    def frames(self) -> list[tuple[int, bytes]]:
-        """What the server has written, flushed or not."""
-        self.protocol.flush()
-        return cut(bytes(self.transport.written))
-
-    def lose(self) -> None:
-        if not self.protocol.lost:
-            self.protocol.connection_lost(None)
-
-
-def cut(data: bytes) -> list[tuple[int, bytes]]:
-    frames = []
-    while data:
-        size, start = data[1], 2
-        assert not size & 0x80, "a server's frames are not masked"
-        if size > 125:
-            start = 4 if size == 126 else 10
-            size = int.from_bytes(data[2:start], "big")
-        assert len(data) >= start + size, "the last frame is not whole"
-        frames.append((data[0], data[start : start + size]))
-        data = data[start + size :]
-    return frames
-
-
-def frame(first_byte: int, payload: bytes = b"", mask: bytes = b"\x01\x02\x03\x04") -> bytes:
-    header = bytearray(encode_header(first_byte, len(payload)))
-    header[1] |= 0x80
-    return bytes(header) + mask + bytes(b ^ mask[i % 4] for i, b in enumerate(payload))
+from aiopyramid.websocket.protocol import LOST, OPEN, READY
 
 
 def run(coroutine: Awaitable[Any]) -> Any:
@@ -119,11 +26,6 @@ def run(coroutine: Awaitable[Any]) -> Any:
         return await coroutine
 
     return asyncio.run(main())
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    while not condition():
-        await asyncio.sleep(0)
 
 
 # Reading.
@@ -185,7 +87,7 @@ async def test_reading_pauses_when_enough_messages_wait_and_resumes_at_half():
     assert peer.transport.calls == ["resume_reading", "pause_reading"]
     assert [await peer.ws.recv() for _ in range(10)] == [str(n) for n in range(10)]
     assert await peer.ws.recv() == bytes(100_000)
-    await until(lambda: peer.protocol.reading)
+    await until(lambda: peer.protocol.reading is READY)
     assert peer.transport.calls[-1] == "resume_reading"
 
 
@@ -341,7 +243,7 @@ async def test_a_send_that_waits_fails_when_the_connection_is_lost():
 async def test_a_peer_that_does_not_read_is_dropped_after_the_send_timeout():
     peer = Peer(WebsocketOptions(send_timeout=0.01, ping_interval=0))
     peer.protocol.pause_writing()
-    await until(lambda: peer.protocol.lost)
+    await until(lambda: peer.protocol.state is LOST)
     assert (peer.ws.close_code, peer.ws.close_reason) == (
         1006,
         "the peer does not read what it is sent",
@@ -384,7 +286,7 @@ async def test_ping_returns_the_latency():
     assert not pinging.done()
     peer.feed(frame(0x8A, payload))
     assert await pinging == peer.ws.latency > 0
-    assert not peer.protocol.pings
+    assert not peer.protocol.keepalive._pings
 
 
 async def test_a_pong_answers_all_earlier_pings():
@@ -414,16 +316,15 @@ async def test_a_cancelled_ping_is_forgotten():
     pinging.cancel()
     with pytest.raises(asyncio.CancelledError):
         await pinging
-    assert not peer.protocol.pings
+    assert not peer.protocol.keepalive._pings
 
 
 async def test_a_silent_peer_is_failed_with_1011_and_then_dropped():
     peer = Peer(WebsocketOptions(ping_interval=0.01, ping_timeout=0.01, close_timeout=0.01))
-    await until(lambda: peer.protocol.lost)
+    await until(lambda: peer.protocol.state is LOST)
     assert [first_byte for first_byte, _ in peer.frames()] == [0x89, 0x88]
     assert (peer.ws.close_code, peer.ws.close_reason) == (1011, "no pong in time")
-    assert peer.protocol.lost
-    assert peer.events == ["opened", "closing"]
+    assert peer.events == ["opened", "closing", "lost"]
 
 
 async def test_a_peer_that_answers_is_pinged_again_and_again():
@@ -431,22 +332,32 @@ async def test_a_peer_that_answers_is_pinged_again_and_again():
     for n in range(1, 4):
         await until(lambda n=n: len(peer.frames()) == n)
         peer.feed(frame(0x8A, peer.frames()[-1][1]))
-    assert peer.protocol.open
+    assert peer.protocol.state is OPEN
     peer.lose()
 
 
-async def test_while_reading_is_paused_a_missing_pong_is_no_fault():
+async def test_while_the_queue_is_full_a_pong_cannot_be_seen_and_is_not_missed():
     peer = Peer(WebsocketOptions(ping_interval=0.001, ping_timeout=0.001, max_queue=1))
-    peer.feed(frame(0x81, b"waits"))
+    peer.feed(frame(0x81, b"waits") + frame(0x81, b"behind"))
     await until(lambda: len(peer.frames()) > 3)
-    assert peer.protocol.open
+    assert peer.protocol.state is OPEN
+    peer.lose()
+
+
+async def test_a_peer_whose_pong_stands_behind_data_is_not_silent():
+    peer = Peer(WebsocketOptions(ping_interval=0.001, ping_timeout=0.001))
+    data = frame(0x82, bytes(1000))
+    for n in range(5):
+        await until(lambda n=n: len(peer.frames()) > n)
+        peer.feed(data[n * 100 : n * 100 + 100])
+    assert peer.protocol.state is OPEN
     peer.lose()
 
 
 async def test_without_a_ping_timeout_pings_are_sent_and_not_awaited():
     peer = Peer(WebsocketOptions(ping_interval=0.001, ping_timeout=0))
     await until(lambda: len(peer.frames()) > 3)
-    assert not peer.protocol.pings
+    assert not peer.protocol.keepalive._pings
     peer.lose()
 
 
@@ -465,8 +376,8 @@ async def test_close_waits_for_the_peer_and_a_second_close_does_nothing():
     await asyncio.gather(*closing)
     await peer.ws.close()
     assert (peer.ws.close_code, peer.ws.close_reason) == (4000, "reason")
-    assert peer.protocol.lost
-    assert peer.events == ["opened", "closing"]  # the grace begins at the end
+    assert peer.protocol.state is LOST
+    assert peer.events == ["opened", "closing", "lost"]
 
 
 async def test_close_is_bounded_in_time():
@@ -508,8 +419,8 @@ async def test_messages_after_our_close_are_dropped_and_its_answer_is_seen():
     peer.ws.close_nowait(1001)
     assert await peer.ws.recv() is None
     peer.feed(frame(0x81, b"too late"), frame(0x01, b"half"), frame(0x88, b"\x03\xe9"))
+    await until(lambda: "write_eof" in peer.transport.calls)
     assert peer.messages() == []
-    assert "write_eof" in peer.transport.calls
     peer.lose()
 
 
@@ -530,7 +441,8 @@ async def test_nothing_is_left_when_the_connection_is_lost():
     peer.lose()
     await closing
     protocol = peer.protocol
-    assert (protocol.close_timer, protocol.send_timer, protocol.keepalive_timer) == (None,) * 3
+    timers = (protocol._close_timer, protocol.writer._timer, protocol.keepalive._timer)
+    assert timers == (None, None, None)
     assert len(asyncio.all_tasks()) == 1
 
 
@@ -611,7 +523,7 @@ def outcome(pieces: list[bytes], max_queue: int = 1000) -> tuple[Any, ...]:
         viewing = asyncio.ensure_future(view())
         for piece in pieces:
             peer.feed(piece)
-            while peer.protocol.buffer and not peer.protocol.reading:
+            while peer.protocol.buffer and peer.protocol.reading is not READY:
                 await asyncio.sleep(0)
         await until(lambda: not peer.messages())
         peer.lose()

@@ -16,7 +16,8 @@ from aiopyramid.websocket.events import WebsocketEnded, WebsocketOpened
 from aiopyramid.websocket.exceptions import WebsocketClosed
 from aiopyramid.websocket.handshake import Handshake
 from aiopyramid.websocket.options import WebsocketOptions
-from aiopyramid.websocket.session import Session, accepted, end_sessions, sessions
+from aiopyramid.websocket.session import Session
+from aiopyramid.websocket.sessions import sessions
 from aiopyramid.websocket.view import WebsocketConnectionView
 
 OPTIONS = WebsocketOptions(ping_interval=0, close_timeout=5, disconnect_grace=0.01)
@@ -25,7 +26,7 @@ CLOSE = b"\x88\x80\0\0\0\0"
 
 @pytest.fixture(autouse=True)
 def not_ending(monkeypatch):
-    monkeypatch.setattr("aiopyramid.websocket.session.ending", None)
+    monkeypatch.setattr("aiopyramid.websocket.session.sessions.ending", None)
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def start(registry):
             server.close()
             await session.task
             await asyncio.sleep(0)
-            assert session not in sessions
+            assert session not in sessions.open
 
     return started
 
@@ -136,7 +137,7 @@ async def test_a_subscriber_to_the_end_that_fails_is_logged(start, registry, cap
     async with start(view) as client:
         client.writer.write(CLOSE)
     (record,) = errors(caplog)
-    assert "a subscriber to its end raised an exception" in record.getMessage()
+    assert "a subscriber to WebsocketEnded raised an exception" in record.getMessage()
 
 
 async def test_an_exception_is_logged_once_with_its_traceback(start, caplog):
@@ -239,14 +240,6 @@ async def test_a_cancellation_of_something_else_is_an_error(start, caplog):
     assert len(errors(caplog)) == 1
 
 
-async def test_a_session_whose_response_does_not_go_out_is_forgotten(registry):
-    request = SimpleNamespace(registry=registry)
-    session = Session(None, None, request, OPTIONS, Handshake([], None, []))
-    assert session in accepted
-    del session
-    assert not accepted
-
-
 class Callbacks(WebsocketConnectionView):
     def __init__(self, fail=()):
         self.fail = fail
@@ -294,26 +287,27 @@ async def test_sessions_end_with_the_code_of_the_server(start):
     async with start(view) as client:
         while not view.calls:
             await asyncio.sleep(0)
-        ending = asyncio.ensure_future(end_sessions(1012, 5))
+        ending = asyncio.ensure_future(sessions.end(1012, 5))
         assert await client.reader.readexactly(4) == b"\x88\x02\x03\xf4"
         client.writer.write(CLOSE)
         await ending
         assert view.calls == [("on_open", None), ("on_close", 1012)]
-        assert not sessions
-    await end_sessions(1001, 5)  # none left
+        assert not sessions.open
+    await sessions.end(1001, 5)  # none left
 
 
 async def test_a_session_that_was_accepted_before_the_end_is_closed_when_it_opens(start):
     view = Callbacks()
     request = SimpleNamespace(method="GET", path="/path", remote_addr="1.2.3.4")
     waiting = Session(view, None, request, OPTIONS, Handshake([], None, []))
-    ending = asyncio.ensure_future(end_sessions(1012, 5))
+    assert sessions.admit(waiting, 1)
+    ending = asyncio.ensure_future(sessions.end(1012, 5))
     await asyncio.sleep(0)
     assert not ending.done()
     async with start(view) as client:
         assert await client.reader.readexactly(4) == b"\x88\x02\x03\xf4"
         client.writer.write(CLOSE)
-        accepted.discard(waiting)  # its response did not go out
+        sessions.forget(waiting)  # its response did not go out
         await ending
     assert view.calls == [("on_open", 1012), ("on_close", 1012)]
 
@@ -331,7 +325,7 @@ async def test_a_session_that_does_not_end_is_cancelled_in_time(start):
     patient = WebsocketOptions(ping_interval=0, disconnect_grace=3600)
     async with start(view, patient) as client:
         await asyncio.sleep(0)
-        await end_sessions(1001, 0.05)
+        await sessions.end(1001, 0.05)
         assert calls == [1001]
         assert client.session.task.done()
 

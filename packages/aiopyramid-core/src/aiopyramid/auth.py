@@ -7,7 +7,6 @@ from typing import Any
 
 from pyramid.config import PHASE2_CONFIG, Configurator
 from pyramid.events import ApplicationCreated
-from pyramid.exceptions import ConfigurationError
 from pyramid.interfaces import IAuthenticationPolicy, ISecurityPolicy
 from zope.interface import implementer
 
@@ -95,17 +94,15 @@ def includeme(config: Configurator) -> None:
         if has_coroutines(policy):
             registry.registerUtility(CoroutineSecurityPolicy(policy), ISecurityPolicy)
 
-    def check(event: ApplicationCreated) -> None:
-        policy = registry.queryUtility(ISecurityPolicy)
-        if has_coroutines(policy):
-            raise ConfigurationError(
-                f"the security policy {policy!r} has coroutines and was set after its views "
-                "were made; pass it to set_security_policy as CoroutineSecurityPolicy(policy)"
-            )
+    def coroutine_policy(view: Any, info: Any) -> Any:
+        wrap()
+        return view
 
-    # After set_security_policy (phase 2) and before the views that keep the policy.
+    # After set_security_policy (phase 2), and before each view that keeps the policy:
+    # an application may set it and commit later.
     config.action(None, wrap, order=PHASE2_CONFIG + 1)
-    config.add_subscriber(check, ApplicationCreated)
+    config.add_view_deriver(coroutine_policy)
+    config.add_subscriber(lambda event: wrap(), ApplicationCreated)
 
 
 def _waiting(method: Any) -> Any:

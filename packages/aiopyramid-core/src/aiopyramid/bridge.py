@@ -106,7 +106,7 @@ class Child(greenlet.greenlet):
     driver: greenlet.greenlet | None
     in_coroutine: bool
     #: Makes the exception that plain code here gets instead of CancelledError.
-    cancellation: Callable[[asyncio.CancelledError], BaseException] | None = None
+    interruption: Callable[[asyncio.CancelledError], BaseException] | None = None
 
     def __init__(self, func: Callable[..., Any], driver: greenlet.greenlet) -> None:
         super().__init__(func, driver)
@@ -210,26 +210,26 @@ def await_(awaitable: Awaitable[T]) -> T:
     raise _refuse(awaitable)
 
 
-def cancel_as(cancellation: Callable[[asyncio.CancelledError], BaseException]) -> None:
+def cancel_as(interruption: Callable[[asyncio.CancelledError], BaseException]) -> None:
     """
     Choose the exception that plain code in this greenlet gets when it is cancelled.
 
     Coroutines that it waits for get `asyncio.CancelledError` all the same.
 
     Args:
-        cancellation: Makes that exception.
+        interruption: Makes that exception.
     """
     child = greenlet.getcurrent()
     assert isinstance(child, Child)
-    child.cancellation = cancellation
+    child.interruption = interruption
 
 
 def _raise_in_plain_code(exc: asyncio.CancelledError) -> NoReturn:
     child = greenlet.getcurrent()
     assert isinstance(child, Child)
-    if child.cancellation is None or child.in_coroutine:
+    if child.interruption is None or child.in_coroutine:
         raise exc
-    raise child.cancellation(exc) from exc
+    raise child.interruption(exc) from exc
 
 
 def _handling() -> Callable[[Awaitable[T]], Awaitable[T]]:
@@ -301,6 +301,8 @@ def run_coroutine(coroutine: Awaitable[T]) -> T:
 
 def _step(awaitable: Awaitable[T]) -> T:
     steps: Any = awaitable if hasattr(awaitable, "send") else awaitable.__await__()
+    if not hasattr(steps, "send"):  # a plain iterator, which is legal (PEP 492)
+        steps = _awaiting(awaitable)
     outer = _mark_in_coroutine(True)
     exception: BaseException | None = None
     while True:
@@ -317,6 +319,10 @@ def _step(awaitable: Awaitable[T]) -> T:
             exception = exc
         else:
             exception = None
+
+
+async def _awaiting(awaitable: Awaitable[T]) -> T:
+    return await awaitable
 
 
 def _suspend_child(future: Any) -> None:

@@ -25,6 +25,9 @@ __all__ = [
 
 View = Callable[[Any, Any], Any]
 
+LAST = 1000
+"""The order of configuration actions that check what all others have made."""
+
 
 class AsyncioMapperBase(DefaultViewMapper):  # type: ignore[misc]
     """

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pyramid.events import ApplicationCreated
 from pyramid.exceptions import ConfigurationError
 from pyramid.interfaces import ITweens
 from pyramid.settings import asbool, aslist
+
+from .config import LAST
 
 if TYPE_CHECKING:
     from pyramid.config import Configurator
@@ -22,20 +23,22 @@ INSTEAD = (
 
 
 def includeme(config: Configurator) -> None:
-    """Check the application when it is complete."""
-    config.add_subscriber(check, ApplicationCreated)
+    """Check the application when its configuration is complete."""
+    config.action(None, check, args=(config.registry,), order=LAST)
 
 
-def check(event: Any) -> None:
+def check(registry: Any) -> None:
     """
     Refuse an application that is known to break with loop requests, if it is to have them.
+
+    Args:
+        registry: The application's registry.
 
     Raises:
         pyramid.exceptions.ConfigurationError: With the setting that must change.
     """
     if not required:
         return
-    registry = event.app.registry
     settings = registry.settings
     tweens = registry.queryUtility(ITweens)
     names = [name for name, _ in tweens.explicit or tweens.implicit()] if tweens else []

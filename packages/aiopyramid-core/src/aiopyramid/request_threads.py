@@ -65,19 +65,12 @@ class RequestCall(ThreadCall[T]):
     def prepare(self, wait: Wait[Any]) -> None:
         wait.context.run(_waiting.set, wait)
 
-    def cancellation(self, exc: asyncio.CancelledError) -> BaseException:
+    def interruption(self, exc: asyncio.CancelledError) -> BaseException:
         has_left = self.request.has_left
-        return cancellation(client_left=has_left is not None and has_left())
+        return request_interruption(client_left=has_left is not None and has_left())
 
 
-INTERRUPTIONS = (
-    ClientDisconnected,
-    asyncio.CancelledError,
-    concurrent.futures.CancelledError,
-)
-
-
-def cancellation(*, client_left: bool) -> Exception:
+def request_interruption(*, client_left: bool) -> Exception:
     """
     Make what the plain code of a request gets when what it waits for was cancelled.
 
@@ -157,9 +150,8 @@ class DeliveredCall(RequestCall[T]):
         """Receive the outcome from the thread."""
         self.delivered = True
         if self.future is None or self.future.cancelled():
-            if exception is not None and not isinstance(exception, INTERRUPTIONS):
-                # Nobody else will see it.
-                logger.error("Plain code failed after it was cancelled", exc_info=exception)
+            if exception is not None and not isinstance(exception, threads.INTERRUPTIONS):
+                threads.log_late(exception)
             if self.ended is not None and not self.ended.done():
                 self.ended.set_result(None)
         elif exception is None:

@@ -36,9 +36,11 @@ Five rules:
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import contextvars
 import functools
+import logging
 import queue
 import sys
 import threading
@@ -49,8 +51,12 @@ from contextvars import Context, ContextVar, copy_context
 from typing import Any, Generic, ParamSpec, TypeVar
 from weakref import WeakSet
 
+from .exceptions import ClientDisconnected
+
 P = ParamSpec("P")
 T = TypeVar("T")
+
+logger = logging.getLogger("aiopyramid")
 
 thread_home: Callable[[], Home] | None = None
 """Returns the loop for threads that were not started here. A server whose requests
@@ -62,6 +68,14 @@ _call: ContextVar[ThreadCall[Any] | None] = ContextVar("thread_call", default=No
 _pool_waits: ContextVar[bool] = ContextVar("pool_waits", default=False)
 
 
+INTERRUPTIONS = (
+    ClientDisconnected,
+    asyncio.CancelledError,
+    concurrent.futures.CancelledError,
+)
+"""What plain code raises that was interrupted."""
+
+
 class LoopClosed(RuntimeError):
     """The loop that a thread works for is closed."""
 
@@ -69,7 +83,7 @@ class LoopClosed(RuntimeError):
 class Home:
     """An event loop that threads can hand functions to."""
 
-    __slots__ = ("__weakref__", "context", "given_up", "loop", "ready", "woken")
+    __slots__ = ("__weakref__", "callbacks", "context", "given_up", "loop", "ready", "woken")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -78,6 +92,9 @@ class Home:
         # Not the context of whichever request comes first.
         self.context = Context()
         self.given_up: asyncio.Future[None] = loop.create_future()
+        #: The threads of `run_callback`, which need not wait for other work; ``None`` for
+        #: the loop's default executor.
+        self.callbacks: Executor | None = None
         _homes.add(self)
 
     def give_up(self) -> None:
@@ -281,7 +298,7 @@ class Wait(Generic[T]):
             return self.result  # type: ignore[return-value]
         try:
             if self.call is not None and isinstance(self.exception, asyncio.CancelledError):
-                error = self.call.cancellation(self.exception)
+                error = self.call.interruption(self.exception)
                 if error is not self.exception:
                     raise error from self.exception
             raise self.exception
@@ -374,7 +391,7 @@ class ThreadCall(Generic[T]):
         self.interrupt()
         while not ended.done() and not self.home.given_up.done():
             try:
-                await asyncio.wait([ended, self.home.given_up], return_when=asyncio.FIRST_COMPLETED)
+                await _wait_for_one(ended, self.home.given_up)
             except asyncio.CancelledError:
                 self.interrupt()
 
@@ -384,7 +401,7 @@ class ThreadCall(Generic[T]):
         """Called before the thread waits: set context variables for the coroutine."""
         wait.context.run(_pool_waits.set, True)
 
-    def cancellation(self, exc: asyncio.CancelledError) -> BaseException:
+    def interruption(self, exc: asyncio.CancelledError) -> BaseException:
         """Return what the plain code gets when what it waits for was cancelled."""
         return exc
 
@@ -410,7 +427,9 @@ async def run_in_executor(
     it sets are set for the caller when it has finished. Cancelling the caller
     raises `asyncio.CancelledError` in the thread where it waits for a
     coroutine, now or next; the caller goes on when the thread has finished, so
-    that the two never run side by side.
+    that the two never run side by side. The caller stays cancelled even if the
+    thread catches that exception: what the thread returns is dropped then, and
+    an exception that it raises is logged.
 
     Args:
         executor: The threads to use; ``None`` for the loop's default executor.
@@ -438,8 +457,7 @@ async def run_in_executor(
         if call.begin():
             future.cancel()
         await call.end(future)
-        if future.done() and not future.cancelled():
-            future.exception()  # the caller was cancelled, nobody else asks for it
+        log_dropped(future)
         raise
     finally:
         del future  # an exception in it knows this frame
@@ -447,6 +465,70 @@ async def run_in_executor(
         if own is not None:
             own.shutdown(wait=False)
     return result  # type: ignore[no-any-return]
+
+
+async def run_callback(func: Callable[P, T], grace: float, *args: P.args, **kwargs: P.kwargs) -> T:
+    """
+    Run plain code in a thread for callbacks, and run it even if the caller is cancelled.
+
+    Like `run_in_executor`, except for a caller that is cancelled before a thread was
+    free: the plain code is run all the same, and interrupted some time after it began.
+
+    Args:
+        func: A plain function.
+        grace: That time, in seconds.
+        args: Positional arguments for ``func``.
+        kwargs: Keyword arguments for ``func``.
+
+    Returns:
+        What ``func`` returns.
+
+    Raises:
+        BaseException: What ``func`` raises.
+    """
+    home = home_here()
+    call = ThreadCall(bound(func, *args, **kwargs), home)
+    begun: asyncio.Future[None] = home.loop.create_future()
+
+    def run() -> Any:
+        if not call.begin():  # the caller was cancelled, and waits for this
+            home.call(begun.set_result, None)
+        return call.run()
+
+    future: asyncio.Future[Any] = home.loop.run_in_executor(home.callbacks, run)
+    try:
+        result: Any = await asyncio.shield(future)
+    except asyncio.CancelledError:
+        if call.begin():
+            while not (begun.done() or future.done() or home.given_up.done()):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await _wait_for_one(begun, future, home.given_up)
+            with contextlib.suppress(asyncio.CancelledError):
+                await _wait_for_one(future, home.given_up, timeout=grace)
+        await call.end(future)
+        log_dropped(future)
+        raise
+    finally:
+        del future  # an exception in it knows this frame
+        call.settle()
+    return result  # type: ignore[no-any-return]
+
+
+async def _wait_for_one(*futures: asyncio.Future[Any], timeout: float | None = None) -> None:
+    await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+
+
+def log_dropped(future: asyncio.Future[Any]) -> None:
+    """Log the exception of plain code whose caller was cancelled: nobody else will see it."""
+    if future.done() and not future.cancelled():
+        exception = future.exception()
+        if exception is not None and not isinstance(exception, INTERRUPTIONS):
+            log_late(exception)
+
+
+def log_late(exception: BaseException) -> None:
+    """Log an exception that plain code has raised after it was cancelled."""
+    logger.error("Plain code failed after it was cancelled", exc_info=exception)
 
 
 def bound(func: Callable[..., T], *args: Any, **kwargs: Any) -> Callable[..., T]:

@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
-from gunicorn.workers.gasgi import ASGIWorker
 from websockets.frames import CloseCode
 
 from aiopyramid import fitness
 from aiopyramid.bridge import cancel_as, spawn_greenlet
-from aiopyramid.request_threads import RequestThreads, cancellation, stacks
+from aiopyramid.request_threads import RequestThreads, request_interruption, stacks
 from aiopyramid.threads import home_here, let_the_loop_in
 from aiopyramid.transactions import refuse_on_loop
-from aiopyramid.websocket.session import end_sessions
+from aiopyramid.websocket.sessions import sessions
 
-from .http import HTTPProtocol, serve
+from .compat import ASGIWorker
+from .protocol import HTTPProtocol
+from .request import serve
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -33,7 +34,8 @@ T = TypeVar("T")
 RunPlain = Callable[[Callable[[], T]], Awaitable[T]]
 
 EXECUTOR = "aiopyramid-executor"
-EXECUTORS = (EXECUTOR, "aiopyramid-nested")
+CALLBACKS = "aiopyramid-callback"
+EXECUTORS = (EXECUTOR, CALLBACKS, "aiopyramid-nested")
 
 # gunicorn's default for `threads`, 1, would let requests wait for each other.
 THREADS = 16
@@ -162,6 +164,7 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         self._start(threads)
         self.executor = ThreadPoolExecutor(threads, EXECUTOR)
         self.loop.set_default_executor(self.executor)
+        self.home.callbacks = self.callbacks = ThreadPoolExecutor(threads, CALLBACKS)
         refuse_on_loop()
         let_the_loop_in()
         await self._listen()
@@ -210,12 +213,14 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
 
     async def _shutdown(self) -> None:
         beat = asyncio.create_task(self._beat_on())
-        sessions = asyncio.create_task(end_sessions(self.closing_code(), self.cfg.graceful_timeout))
+        websockets = asyncio.create_task(
+            sessions.end(self.closing_code(), self.cfg.graceful_timeout)
+        )
         requests = asyncio.create_task(self._end_requests())
         await super()._shutdown()  # returns when no connection is left, or not to be waited for
         self.drained.set()
         await asyncio.wait([requests])
-        await asyncio.wait([sessions], timeout=QUICK if self.quick.is_set() else None)
+        await asyncio.wait([websockets], timeout=QUICK if self.quick.is_set() else None)
         # Whatever is left does not end by itself.
         self._quick_shutdown = True
         beat.cancel()
@@ -252,7 +257,8 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
     def _cleanup(self) -> None:
         super()._cleanup()
         # Cancelled tasks may still have needed threads.
-        self.executor.shutdown(wait=False, cancel_futures=True)
+        for executor in (self.executor, self.callbacks):
+            executor.shutdown(wait=False, cancel_futures=True)
         hook = self.cfg.worker_exit
 
         def worker_exit(server: Any, worker: Any) -> None:
@@ -339,7 +345,7 @@ class LoopGunicornWorker(LoopWorker):
             return spawn_greenlet(in_greenlet, func)
 
         def in_greenlet(func: Callable[[], T]) -> T:
-            cancel_as(lambda exc: cancellation(client_left=has_left()))
+            cancel_as(lambda exc: request_interruption(client_left=has_left()))
             return func()
 
         return run_plain

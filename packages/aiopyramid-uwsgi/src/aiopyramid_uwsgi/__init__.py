@@ -10,10 +10,9 @@ if TYPE_CHECKING:
 
 def includeme(config: Configurator) -> None:
     """Let requests under uWSGI wait for coroutines; ``aiopyramid`` includes this there."""
-    from pyramid.events import ApplicationCreated, NewRequest
+    from pyramid.events import ApplicationCreated
 
-    from . import runner, wsgi
+    from . import request, worker
 
-    runner.install()
-    config.add_subscriber(wsgi.isolate, ApplicationCreated)
-    config.add_subscriber(wsgi.prepare, NewRequest)
+    worker.install()
+    config.add_subscriber(request.isolate, ApplicationCreated)

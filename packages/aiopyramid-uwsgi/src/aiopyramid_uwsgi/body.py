@@ -19,10 +19,12 @@ import uwsgi
 from pyramid.httpexceptions import HTTPLengthRequired, HTTPRequestEntityTooLarge
 
 from aiopyramid import bridge
+from aiopyramid.body import BodyStream
 from aiopyramid.exceptions import ClientDisconnected
 from aiopyramid.request_threads import run_in_request_thread
 
-from . import options, runner
+from . import options
+from .worker import LoopModeWorker, Worker
 
 logger = logging.getLogger("aiopyramid.uwsgi")
 
@@ -30,7 +32,7 @@ SPOOL_SIZE = 64 * 1024
 LOST_CHUNKS = "uWSGI's router passes no chunked bodies on: set http-chunked-input = true"
 
 
-def prepare(environ: dict[str, Any], worker: runner.Worker) -> None:
+def prepare(environ: dict[str, Any], worker: Worker) -> None:
     """
     Make a body readable from all code of its request.
 
@@ -49,7 +51,7 @@ def prepare(environ: dict[str, Any], worker: runner.Worker) -> None:
             raise HTTPLengthRequired(LOST_CHUNKS)
         source = io.BufferedReader(Chunks(options.number("limit-post")), SPOOL_SIZE)
         environ["wsgi.input_terminated"] = True
-    if isinstance(worker, runner.LoopModeWorker):
+    if isinstance(worker, LoopModeWorker):
         # Views run in other greenlets, and in threads.
         environ["wsgi.input"] = spool(source, environ, chunked=chunked)
         environ.pop("wsgi.file_wrapper", None)
@@ -70,42 +72,35 @@ def spool(source: Any, environ: dict[str, Any], *, chunked: bool) -> Any:
     return file
 
 
-class Chunks(io.RawIOBase):
+class Chunks(BodyStream):
     """
     A chunked body, as it comes.
 
     Args:
-        limit: Size in bytes above which it is refused; 0 for none.
+        limit: Size in bytes above which it is refused; 0 for no limit.
     """
 
     def __init__(self, limit: int) -> None:
         super().__init__()
         self.limit = limit
         self.size = 0
-        self.rest = memoryview(b"")
         self.ended = False
 
-    def readable(self) -> bool:
-        """Return True: this stream can be read."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
+    def next_piece(self) -> bytes:
         """
-        Read up to ``len(buffer)`` bytes; 0 at the end.
+        Return a chunk; nothing at the end.
 
         Raises:
             pyramid.httpexceptions.HTTPRequestEntityTooLarge: If the body exceeds the limit.
         """
-        if not self.rest and not self.ended:
-            self.rest = memoryview(uwsgi.chunked_read())
-            self.ended = not self.rest
-            self.size += len(self.rest)
-            if 0 < self.limit < self.size:
-                raise HTTPRequestEntityTooLarge(f"the body exceeds {self.limit} bytes")
-        size = min(len(buffer), len(self.rest))
-        buffer[:size] = self.rest[:size]
-        self.rest = self.rest[size:]
-        return size
+        if self.ended:
+            return b""
+        chunk: bytes = uwsgi.chunked_read()
+        self.ended = not chunk
+        self.size += len(chunk)
+        if 0 < self.limit < self.size:
+            raise HTTPRequestEntityTooLarge(f"the body exceeds {self.limit} bytes")
+        return chunk
 
 
 class RequestThreadInput:

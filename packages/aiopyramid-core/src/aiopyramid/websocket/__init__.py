@@ -10,22 +10,53 @@ if TYPE_CHECKING:
 
 def includeme(config: Configurator) -> None:
     """Add the view predicate and the view options, and check the settings."""
-    from pyramid.events import ApplicationCreated
-
+    from ..config import LAST
     from .mapper import options_of
     from .options import OPTIONS
 
     def websocket_options(view: Any, info: Any) -> Any:
-        return view  # the mapper reads them; this only tells Pyramid their names
+        # The mapper reads the options. This tells Pyramid their names.
+        _check_options(info)
+        return view
 
     websocket_options.options = tuple(OPTIONS)  # type: ignore[attr-defined]
 
-    def check_settings(event: ApplicationCreated) -> None:
-        options_of(event.app.registry)
-
-    config.add_subscriber(check_settings, ApplicationCreated)
     config.add_view_deriver(websocket_options)
     config.add_view_predicate("websocket", WebsocketPredicate)
+    # The application may change its settings until then.
+    config.action(None, lambda: options_of(config.registry), order=LAST)
+
+
+def _check_options(info: Any) -> None:
+    """
+    Refuse options of WebSocket views for other views.
+
+    Raises:
+        pyramid.exceptions.ConfigurationError: For a view that has such an option.
+    """
+    import inspect
+
+    from pyramid.exceptions import ConfigurationError
+    from pyramid.interfaces import IViewMapperFactory
+
+    from .mapper import WebsocketMapperBase
+    from .options import OPTIONS
+
+    given = [name for name in OPTIONS if info.options.get(name) is not None]
+    if not given:
+        return
+    mapper = (
+        info.options.get("mapper")
+        or getattr(info.original_view, "__view_mapper__", None)
+        or info.registry.queryUtility(IViewMapperFactory)
+    )
+    # What is no class may make any mapper.
+    if mapper is None or (inspect.isclass(mapper) and not issubclass(mapper, WebsocketMapperBase)):
+        raise ConfigurationError(
+            f"{', '.join(given)}: only WebSocket views have such options, and "
+            f"{info.original_view!r} is not one; "
+            "it would be one with mapper=AutoWebsocketMapper"
+        )
 
 
 class WebsocketPredicate:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections import deque
-from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator
+from typing import Any
 
 from pyramid.renderers import render
 
-from .exceptions import WebsocketClosed
-from .protocol import BINARY, FLUSH_SIZE, TEXT, WebsocketProtocol, check_close
-
-if TYPE_CHECKING:
-    from websockets.extensions import Extension
-
-    from .options import WebsocketOptions
+from .frames import BINARY, TEXT
+from .judge import check_close
+from .protocol import OPEN, WebsocketProtocol
+from .writer import BURST_SIZE
 
 BytesLike = bytes | bytearray | memoryview
 
@@ -30,37 +25,20 @@ class WebsocketConnection:
             attributes can still be read.
         context: The context that Pyramid found for that request.
         subprotocol: The subprotocol that was agreed upon, or ``None``.
-        latency: Round-trip time in seconds, as the last pong told; 0.0 before.
     """
 
     def __init__(
-        self,
-        request: Any,
-        context: Any,
-        subprotocol: str | None,
-        options: WebsocketOptions,
-        extensions: list[Extension],
-        *,
-        on_opened: Callable[[], None],
-        on_closing: Callable[[], None],
+        self, protocol: WebsocketProtocol, request: Any, context: Any, subprotocol: str | None
     ) -> None:
+        self.protocol = protocol
         self.request = request
         self.context = context
         self.subprotocol = subprotocol
-        self.latency = 0.0
-        self.protocol = WebsocketProtocol(self, options, extensions)
-        self.opened = on_opened
-        self._on_closing = on_closing
-        self._closed_by_view = False
-        self._messages: deque[str | bytes] = deque()
-        self._max_queue = options.max_queue
-        self._receiver: asyncio.Future[None] | None = None
+        self.closed_by_view = False
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open"
         return f"<WebsocketConnection {self.request.path} {state}>"
-
-    # For views.
 
     async def recv(self) -> str | bytes | None:
         """
@@ -73,24 +51,16 @@ class WebsocketConnection:
         Raises:
             RuntimeError: If another task waits for a message already.
         """
-        while not self._messages:
-            if not self.protocol.open:
+        protocol = self.protocol
+        queue = protocol.queue
+        while not queue:
+            if protocol.state is not OPEN:
                 return None
-            if self._receiver is not None and not self._receiver.cancelled():
-                raise RuntimeError("another task is waiting for a message of this connection")
-            self.protocol.flush()
-            receiver = self._receiver = self.protocol.loop.create_future()
-            try:
-                await receiver
-            finally:
-                # Unless this was cancelled and another waits already.
-                if self._receiver is receiver:
-                    self._receiver = None
-        message = self._messages.popleft()
-        if not self.protocol.reading and len(self._messages) <= self._max_queue // 2:
-            # By way of the loop, so that a peer with a lot to say does not
-            # keep the other connections waiting.
-            self.protocol.loop.call_soon(self.protocol.resume_reading)
+            protocol.writer.flush()
+            await queue.wait()
+        message = queue.take()
+        if protocol.is_full() and queue.has_room_again():
+            protocol.resume()
         return message
 
     async def send(self, message: str | BytesLike) -> None:
@@ -106,8 +76,8 @@ class WebsocketConnection:
             TypeError: If ``message`` is of another type.
         """
         protocol = self.protocol
-        if not protocol.open:
-            raise self.closed_error()
+        if protocol.state is not OPEN:
+            raise protocol.closed_error()
         if isinstance(message, str):
             protocol.send_message(TEXT, message.encode())
         elif isinstance(message, BytesLike):
@@ -116,13 +86,11 @@ class WebsocketConnection:
             raise TypeError(
                 f"a message is str, bytes, bytearray or memoryview, not {type(message).__name__}"
             )
-        if protocol.writable is not None:
-            await asyncio.shield(protocol.writable)
-            if protocol.lost:
-                raise self.closed_error()
-        elif protocol.flushed >= FLUSH_SIZE:
-            protocol.flushed = 0
-            await asyncio.sleep(0)  # a view that only sends lets others run
+        writer = protocol.writer
+        if writer.writable is not None or writer.unyielded >= BURST_SIZE:
+            await writer.drain()
+            if protocol.transport is None:
+                raise protocol.closed_error()
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """
@@ -138,10 +106,7 @@ class WebsocketConnection:
             ValueError: If no close frame may carry the code or reason.
         """
         self.close_nowait(code, reason, by_view=True)
-        if not self.protocol.lost:
-            waiter = self.protocol.loop.create_future()
-            self.protocol.waiters.append(waiter)
-            await waiter
+        await self.protocol.wait_until_lost()
 
     def close_nowait(self, code: int = 1000, reason: str = "", *, by_view: bool = False) -> None:
         """
@@ -156,10 +121,10 @@ class WebsocketConnection:
         Raises:
             ValueError: If no close frame may carry the code or reason.
         """
-        if self.protocol.open:
+        if not self.closed:
             check_close(code, reason)
-            self._closed_by_view = by_view
-            self._messages.clear()
+            self.closed_by_view = by_view
+            self.protocol.queue.clear()
             self.protocol.close(code, reason)
 
     async def ping(self) -> float:
@@ -172,14 +137,9 @@ class WebsocketConnection:
         Raises:
             WebsocketClosed: If the connection is closed, now or while waiting.
         """
-        if not self.protocol.open:
-            raise self.closed_error()
-        waiter: asyncio.Future[float] = self.protocol.loop.create_future()
-        payload = self.protocol.ping(waiter)
-        try:
-            return await waiter
-        finally:
-            self.protocol.pings.pop(payload, None)
+        if self.closed:
+            raise self.protocol.closed_error()
+        return await self.protocol.keepalive.ping()
 
     async def send_json(self, value: Any) -> None:
         """
@@ -210,9 +170,14 @@ class WebsocketConnection:
             yield message
 
     @property
+    def latency(self) -> float:
+        """Round-trip time in seconds, as the last pong told; 0.0 before."""
+        return self.protocol.keepalive.latency
+
+    @property
     def closed(self) -> bool:
         """Whether either side has begun to close the connection, or it is lost."""
-        return not self.protocol.open
+        return self.protocol.state is not OPEN
 
     @property
     def close_code(self) -> int | None:
@@ -222,40 +187,9 @@ class WebsocketConnection:
         1005 if the peer gave none, 1006 if there was no close frame, and
         ``None`` while the connection is open.
         """
-        return None if self.protocol.open else int(self.protocol.close_status().code)
+        return int(self.protocol.close_status().code) if self.closed else None
 
     @property
     def close_reason(self) -> str | None:
         """The close reason (RFC 6455 section 7.1.6); ``None`` while open."""
-        return None if self.protocol.open else self.protocol.close_status().reason
-
-    # For the protocol.
-
-    def deliver(self, message: str | bytes) -> None:
-        """Take a message from the protocol."""
-        self._messages.append(message)
-        if self._receiver is not None and not self._receiver.done():
-            self._receiver.set_result(None)
-        if len(self._messages) >= self._max_queue:
-            self.protocol.pause_reading()
-
-    def has_messages(self) -> bool:
-        """Tell whether messages wait to be received."""
-        return bool(self._messages)
-
-    def closing(self) -> None:
-        """Learn that the connection is closing; called once."""
-        if self._receiver is not None and not self._receiver.done():
-            self._receiver.set_result(None)
-        if not self._closed_by_view:
-            self._on_closing()
-
-    def lost(self) -> None:
-        """Learn that the connection has ended."""
-        if self._closed_by_view:
-            self._on_closing()
-
-    def closed_error(self) -> WebsocketClosed:
-        """Make the error for what needs an open connection."""
-        status = self.protocol.close_status()
-        return WebsocketClosed(int(status.code), status.reason)
+        return self.protocol.close_status().reason if self.closed else None

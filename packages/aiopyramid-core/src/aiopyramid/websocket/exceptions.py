@@ -1,6 +1,10 @@
-"""Errors of WebSocket connections."""
+"""The error of WebSocket connections, and what the errors of views mean for theirs."""
 
 from __future__ import annotations
+
+from websockets.frames import CloseCode
+
+from ..exceptions import is_cancellation
 
 
 class WebsocketClosed(Exception):
@@ -20,3 +24,22 @@ class WebsocketClosed(Exception):
     def __str__(self) -> str:
         reason = f" ({self.reason})" if self.reason else ""
         return f"the WebSocket connection is closed with code {self.code}{reason}"
+
+
+def is_closed(exc: BaseException) -> bool:
+    """Return True if all that was raised is `WebsocketClosed`, in a task group perhaps."""
+    if isinstance(exc, BaseExceptionGroup):
+        return exc.split(WebsocketClosed)[1] is None
+    return isinstance(exc, WebsocketClosed)
+
+
+def is_quiet(exc: BaseException) -> bool:
+    """Return True if a view may end with an exception and nothing is logged."""
+    return is_cancellation(exc) or is_closed(exc)
+
+
+def closing_code(exc: BaseException) -> int:
+    """Return the close code for a view that ends with an exception."""
+    if is_cancellation(exc):
+        return CloseCode.GOING_AWAY
+    return CloseCode.NORMAL_CLOSURE if is_closed(exc) else CloseCode.INTERNAL_ERROR

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-import threading
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from pyramid.exceptions import ConfigurationError
 from pyramid.httpexceptions import HTTPNotImplemented, HTTPServiceUnavailable
@@ -16,16 +15,12 @@ from .. import bridge
 from ..config import AsyncioMapperBase, View
 from ..helpers import as_coroutine_function, is_coroutine_function
 from . import handshake, upgrade
-from .callbacks import awaitable, mark_generators
+from .callbacks import call_in_request, mark_generators
 from .options import OPTIONS, WebsocketOptions, from_settings
-from .session import Session, sessions
-from .session import accepted as accepted_sessions
+from .session import Session
+from .sessions import sessions
 
 logger = logging.getLogger("aiopyramid.websocket")
-
-
-# Requests may run in threads, and a session counts from when it is made.
-_admission = threading.Lock()
 
 
 class WebsocketMapperBase(AsyncioMapperBase):
@@ -49,8 +44,8 @@ class WebsocketMapperBase(AsyncioMapperBase):
         handler = self._function(view)
         if not is_coroutine_function(handler):
             raise ConfigurationError(
-                f"a WebSocket view must be a coroutine or generator function that takes ws, "
-                f"and {handler if self.attr else view!r} is none"
+                f"{handler if self.attr else view!r} cannot be a WebSocket view: "
+                "it must be a coroutine or generator function that takes ws"
             )
         as_coroutine_function(handler)
         create = self._factory(view)
@@ -63,30 +58,30 @@ class WebsocketMapperBase(AsyncioMapperBase):
             instance = create(context, request)
             on_handshake = getattr(instance, "on_handshake", None)
             if on_handshake is not None:
-                bridge.run_coroutine(awaitable(on_handshake)())
+                call_in_request(on_handshake)
             select = getattr(instance, "select_subprotocol", handshake.offered_from(options))
             accepted = handshake.accept(
                 request,
                 options,
                 # It may be a coroutine as well.
                 lambda offered: (
-                    bridge.run_coroutine(awaitable(select)(offered))
+                    bridge.run_coroutine(cast("Any", select(offered)))
                     if is_coroutine_function(select)
                     else select(offered)
                 ),
             )
             connected = getattr(instance, self.attr) if self.attr else instance
-            with _admission:
-                _check_room(options)  # others may have come meanwhile
-                session = Session(connected, context, request, options, accepted)
+            session = Session(connected, context, request, options, accepted)
+            if not place.accept(session, options.max_connections):
+                raise _no_room(options)  # others have come meanwhile
             response = _switching_protocols(request, accepted)
-            place.accept(session, response)
+            place.follow(response)
             return response
 
         return websocket_view
 
     def _factory(self, view: Any) -> Callable[[Any, Any], Any]:
-        """Make what gives the view for a connection: a class gives an instance."""
+        """Return a function that returns the view of a connection: of a class, an instance."""
         if not inspect.isclass(view):
             return lambda context, request: view
         mark_generators(view)
@@ -105,7 +100,8 @@ class WebsocketMapperBase(AsyncioMapperBase):
             message = place.obstacle if place else self._not_offered(request)
             logger.error("WebSocket %s refused: %s", request.path, message)
             raise HTTPNotImplemented(message)
-        _check_room(options)
+        if not sessions.has_room(options.max_connections):
+            raise _no_room(options)
         return place
 
     def _not_offered(self, request: Any) -> str:
@@ -130,11 +126,11 @@ def options_of(registry: Any) -> WebsocketOptions:
     return options
 
 
-def _check_room(options: WebsocketOptions) -> None:
-    if len(sessions) + len(accepted_sessions) >= options.max_connections:
-        raise HTTPServiceUnavailable(
-            f"this worker has its {options.max_connections} WebSocket connections"
-        )
+def _no_room(options: WebsocketOptions) -> HTTPServiceUnavailable:
+    return HTTPServiceUnavailable(
+        f"this worker already has {options.max_connections} WebSocket connections, "
+        "which is its limit (max_connections)"
+    )
 
 
 def _switching_protocols(request: Any, accepted: handshake.Handshake) -> Any:

@@ -121,6 +121,9 @@ class WebsocketOptions:
     disconnect_grace: float = _option(_seconds(may_be_zero=", or 0 to cancel it at once"), 5.0)
     #: Messages that wait for ``recv()`` before reading from the peer pauses.
     max_queue: int = _option(_at_least(1), 16)
+    #: Memory that these messages take before reading pauses. The last one may exceed it:
+    #: Python keeps a text in one, two or four bytes for each character.
+    max_queue_size: int = _option(_at_least(1), 2**21)
     #: Size of the outgoing buffer at which ``send()`` begins to wait.
     write_limit: int = _option(_at_least(0), 2**16)
     #: Connections of one worker process at which further ones get 503.

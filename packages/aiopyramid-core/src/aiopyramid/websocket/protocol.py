@@ -1,76 +1,78 @@
 """
 The protocol of an open connection (RFC 6455), between transport and `ws`.
 
-One framer cuts what arrives into whole frames. A plain data frame - final,
-uncompressed, outside of a fragmented message - goes straight to the view. Every
-other frame is fed, whole, to the Sans-I/O protocol of the websockets library,
-which is the judge of RFC 6455; what it is lax about is checked here.
+What arrives is cut into whole frames. Plain messages go straight to the queue of the view
+(:mod:`aiopyramid.websocket.frames`); every other frame goes to the judge
+(:mod:`aiopyramid.websocket.judge`). The protocol reads whether or not the view receives,
+so that it sees a disconnect at once and answers pings, until the queue is full.
 
-The protocol reads whether or not the view receives, so that it sees a
-disconnect at once and answers pings, until ``max_queue`` messages wait.
+How far a connection is from its end (:class:`State`), what its reading waits for
+(:class:`Reading`), and which of them go together:
+
+=========== ================================================== ======= ====== =========
+state       meaning                                            READY   FULL   WAITING
+=========== ================================================== ======= ====== =========
+``OPEN``    both sides may send messages                       yes     yes    yes
+``CLOSING`` a close frame was sent or received, or the peer    yes     no     yes
+            has ended without one: no more messages
+``ENDED``   our last byte is written; what comes is dropped    yes     no     no
+``LOST``    the transport is gone                              yes     no     no
+=========== ================================================== ======= ====== =========
+
+A state is only left for one that stands below it. ``complete`` is set while a connection
+is ``OPEN`` when all that the peer will ever send is in the buffer, since it has ended or
+its close frame was seen there: then the queue has no bounds any more, and reading is never
+``FULL`` again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import codecs
-import io
-import logging
-import time
+import enum
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from websockets.exceptions import ProtocolError
-from websockets.frames import Close, CloseCode, Frame, Opcode
-from websockets.protocol import OPEN, SERVER, Protocol
+from websockets.frames import Close, CloseCode, Opcode
 
-try:
-    from websockets.speedups import apply_mask
-except ImportError:  # pragma: no cover - wheels have it
-    from websockets.utils import apply_mask
+from .exceptions import WebsocketClosed
+from .frames import MASK_SIZE, find_frame, find_payload, read_messages
+from .judge import OPCODE, Judge, Pong
+from .keepalive import Keepalive
+from .messages import MessageQueue
+from .turns import BUDGET, FRAME_SIZE, turns_of
+from .writer import Writer
 
 if TYPE_CHECKING:
     from websockets.extensions import Extension
 
-    from .connection import WebsocketConnection
     from .options import WebsocketOptions
 
-logger = logging.getLogger("aiopyramid.websocket")
-
-# The first byte of a whole, uncompressed message in one frame.
-TEXT = 0x80 | Opcode.TEXT
-BINARY = 0x80 | Opcode.BINARY
-MASKED = 0x80
-CONTROL = 0x08
-RESERVED = 0x70
-COMPRESSED = 0x40
-
-# While messages wait, this much is read of what comes behind them.
+# While the queue is full, this much is read of what comes behind it, in bytes.
 READ_AHEAD = 65536
 
-# Sends of one loop iteration are joined up to this size.
-FLUSH_SIZE = 65536
+# Frames that are skipped in the time in which one is handled.
+SKIPPED_FRAMES = 16
 
 
-def encode_header(first_byte: int, length: int) -> bytes:
-    """Make the header of an unmasked frame (RFC 6455 section 5.2)."""
-    if length < 126:
-        return bytes((first_byte, length))
-    if length < 65536:
-        return bytes((first_byte, 126)) + length.to_bytes(2, "big")
-    return bytes((first_byte, 127)) + length.to_bytes(8, "big")
+class State(enum.IntEnum):
+    """How far a connection is from its end."""
+
+    OPEN = 0
+    CLOSING = 1
+    ENDED = 2
+    LOST = 3
 
 
-def check_close(code: int, reason: str) -> None:
-    """
-    Check that a close frame may carry a code and a reason.
+class Reading(enum.Enum):
+    """What reading waits for."""
 
-    Raises:
-        ValueError: If it may not.
-    """
-    try:
-        Frame(Opcode.CLOSE, Close(code, reason).serialize()).check()
-    except ProtocolError as exc:
-        raise ValueError(f"cannot close with code {code!r} and reason {reason!r}: {exc}") from None
+    READY = "nothing but bytes"
+    FULL = "room in the queue"
+    WAITING = "a later turn of the loop"
+
+
+OPEN, CLOSING, ENDED, LOST = State
+READY, FULL, WAITING = Reading
 
 
 class WebsocketProtocol(asyncio.Protocol):
@@ -78,232 +80,195 @@ class WebsocketProtocol(asyncio.Protocol):
     Turns bytes from the transport into messages, and messages into bytes.
 
     Args:
-        connection: What receives the messages.
         options: The view's options.
         extensions: What the handshake has negotiated.
+        opened: Called when the transport is there.
+        closing: Called once when no more messages can be sent.
+        lost: Called once at the end.
     """
 
     # There may be thousands.
     __slots__ = (
+        "_close_timer",
+        "_closing",
+        "_gave_way",
+        "_loop",
+        "_lost",
+        "_opened",
+        "_scanned",
+        "_waiters",
         "buffer",
         "bytes_received",
-        "bytes_sent",
-        "close_ahead",
-        "close_timer",
-        "connection",
-        "decoder",
-        "ended",
+        "complete",
         "failure",
-        "flushed",
-        "fragments",
-        "fragments_size",
-        "gave_way",
-        "giving_way",
-        "in_burst",
         "judge",
-        "keepalive_timer",
-        "last_pong",
-        "loop",
-        "lost",
-        "max_frame_size",
+        "keepalive",
         "messages_received",
         "messages_sent",
-        "needed",
-        "not_data",
-        "open",
         "options",
-        "pending",
-        "pending_size",
-        "ping_count",
-        "pings",
         "position",
+        "queue",
         "reading",
-        "scanned",
-        "send_timer",
-        "short",
+        "state",
         "transport",
-        "waiters",
-        "writable",
+        "writer",
     )
 
     def __init__(
         self,
-        connection: WebsocketConnection,
         options: WebsocketOptions,
         extensions: list[Extension],
+        *,
+        opened: Callable[[], None],
+        closing: Callable[[], None],
+        lost: Callable[[], None],
     ) -> None:
-        self.connection = connection
+        loop = self._loop = asyncio.get_running_loop()
         self.options = options
-        self.loop = asyncio.get_running_loop()
-        self.max_frame_size = options.max_message_size
-        self.short = min(125, options.max_message_size)
-        self.not_data = RESERVED | CONTROL
-        if extensions:
-            # Compressed, a message may be a little larger than it is.
-            self.max_frame_size += 64 + options.max_message_size // 16
-            self.not_data &= ~COMPRESSED
-        self.judge = Protocol(SERVER, state=OPEN, max_size=self.max_frame_size, logger=logger)
-        self.judge.extensions = extensions
+        self._opened = opened
+        self._closing = closing
+        self._lost = lost
         self.transport: Any = None
-        # Reading
+        self.queue = MessageQueue(loop, options.max_queue, options.max_queue_size)
+        self.judge = Judge(options.max_message_size, extensions)
+        self.writer = Writer(loop, options.send_timeout, self._send_overdue)
+        self.keepalive = Keepalive(
+            loop,
+            options.ping_interval,
+            options.ping_timeout,
+            self._send_ping,
+            self._activity,
+            self._peer_silent,
+        )
+        self.state = OPEN
+        self.reading = READY
+        self.complete = False
         self.buffer: bytes | bytearray = b""
-        self.needed = 2  # size that the buffer must have to hold the next frame
         self.position = 0  # where the buffer's next frame begins
-        self.scanned = 0  # up to where no close frame was found in it
-        self.reading = True
-        self.close_ahead = False  # a close frame ends what is in the buffer
-        self.giving_way = False  # the view answers before the next frame is judged
-        self.gave_way = False  # it has had its turn
-        self.fragments: io.StringIO | io.BytesIO | None = None
-        self.fragments_size = 0
-        self.decoder: codecs.IncrementalDecoder | None = None
-        # Writing
-        self.pending: list[bytes] = []
-        self.pending_size = 0
-        self.in_burst = False
-        self.flushed = 0  # bytes of bursts since a sender last gave way
-        self.writable: asyncio.Future[None] | None = None  # set while the peer is too slow
-        self.last_pong: bytes | None = None
-        # Timers
-        self.close_timer: asyncio.TimerHandle | None = None
-        self.send_timer: asyncio.TimerHandle | None = None
-        self.keepalive_timer: asyncio.TimerHandle | None = None
-        self.pings: dict[bytes, tuple[float, asyncio.Future[float] | None]] = {}
-        self.ping_count = 0
-        # Counters
-        self.messages_received = self.messages_sent = 0
-        self.bytes_received = self.bytes_sent = 0
-        # The end
-        self.open = True  # neither side has begun to close
-        self.ended = False  # nothing is written any more
-        self.lost = False  # the transport is gone
+        self._scanned = 0  # up to where no close frame was found in it
+        self._gave_way = False  # the view has had the chance to answer
+        self._close_timer: asyncio.TimerHandle | None = None
+        self._waiters: list[asyncio.Future[None]] = []
         self.failure: Close | None = None  # how it ended, if not with a close frame
-        self.waiters: list[asyncio.Future[None]] = []  # for the end
+        self.messages_received = self.messages_sent = self.bytes_received = 0
 
     # The transport's side.
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
+        self.writer.start(transport)
         transport.set_write_buffer_limits(high=self.options.write_limit)
         transport.resume_reading()  # the HTTP protocol may have paused it
-        self._schedule_ping()
-        self.connection.opened()
+        self.keepalive.start()
+        self._opened()
 
     def data_received(self, data: bytes) -> None:
         self.bytes_received += len(data)
+        if self.state >= ENDED or self.complete:
+            return
         if self.buffer:
             self._buffer_more(data)
-            if len(self.buffer) < self.needed or self.giving_way:
-                return
-            if not self.reading and not self._read_ahead():
-                return
-            self._parse(self.buffer, 0)
         else:
-            self._parse(data, 0)
+            self.buffer = data
+        if self.reading is READY:
+            self._parse(BUDGET)
+        elif self.reading is FULL:
+            self._look_ahead(BUDGET)
 
     def _buffer_more(self, data: bytes) -> None:
+        # Not cut off frame by frame: a lot of small ones would be copied again and again.
         if isinstance(self.buffer, bytes):
             self.buffer = bytearray(memoryview(self.buffer)[self.position :])
         else:
             del self.buffer[: self.position]
-        self.scanned = max(self.scanned - self.position, 0)
+        self._scanned = max(self._scanned - self.position, 0)
         self.position = 0
         self.buffer += data
 
-    def eof_received(self) -> None:
-        """Let the transport close: a half-open WebSocket is of no use."""
-        self._go_on()
+    def eof_received(self) -> bool:
+        """
+        Called when the peer has ended, perhaps without a close frame.
+
+        A half-open WebSocket is of no use, so the transport closes; but not before the
+        view has all that came before the end.
+        """
+        self._peer_ended()
+        return self.reading is WAITING and bool(self.transport.can_write_eof())
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._go_on()
-        self.lost = True
-        self._stop_timers()
-        self._closed()
-        self.buffer, self.position = b"", 0
-        self.pending.clear()
-        self._release_writers()
-        for waiter in self.waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self.connection.lost()
+        self.transport = None
+        self.writer.stop()
+        self._peer_ended()
 
     def pause_writing(self) -> None:
-        self.writable = self.loop.create_future()
-        if self.options.send_timeout:
-            self.send_timer = self.loop.call_later(self.options.send_timeout, self._send_overdue)
+        self.writer.pause()
 
     def resume_writing(self) -> None:
-        self._release_writers()
-        if self.last_pong is not None and not self.lost:
-            pong, self.last_pong = self.last_pong, None
-            self.write(pong)
-
-    def _release_writers(self) -> None:
-        if self.send_timer is not None:
-            self.send_timer.cancel()
-            self.send_timer = None
-        if self.writable is not None:
-            if not self.writable.done():
-                self.writable.set_result(None)
-            self.writable = None
-
-    def _send_overdue(self) -> None:
-        self.abort(CloseCode.ABNORMAL_CLOSURE, "the peer does not read what it is sent")
+        self.writer.resume()
 
     # Reading: from bytes to frames.
 
-    def _parse(self, data: bytes | bytearray, position: int) -> None:
-        """Cut ``data``, with a frame at ``position``, into frames; keep the rest."""
-        judge, connection = self.judge, self.connection
-        size = len(data)
-        needed = 2
-        while self.reading:
-            if size - position < 2:
+    def _parse(self, budget: int) -> int:
+        """
+        Handle the frames in the buffer.
+
+        Args:
+            budget: How many at most.
+
+        Returns:
+            What is left of the budget.
+        """
+        data, position, size = self.buffer, self.position, len(self.buffer)
+        judge, queue = self.judge, self.queue
+        self.reading = READY
+        while position < size:
+            room = budget
+            if self.state is OPEN:
+                if not self.complete:
+                    room = min(budget, queue.room())
+                if not judge.in_message:
+                    messages, position = read_messages(data, position, judge.max_size, room)
+                    for message in messages:
+                        queue.put(message)
+                    self.messages_received += len(messages)
+                    budget -= len(messages)
+                    room -= len(messages)
+            found = find_payload(data, position)
+            if found is None:
                 break
-            first, second = data[position], data[position + 1]
-            plain = first in (TEXT, BINARY) and judge.current_size is None and self.open
-            mask = position + 2
-            length = second - MASKED
-            # Most frames are short, plain and masked: no need to look closer.
-            if not plain or not 0 <= length <= self.short:
-                length &= 0x7F
-                if length > 125:
-                    mask += 2 if length == 126 else 8
-                    if size < mask:
-                        needed = mask - position
-                        break
-                    length = int.from_bytes(data[position + 2 : mask], "big")
-                if connection.has_messages() and not (self.gave_way or self._is_data(first)):
-                    self._give_way()
-                    break
-                if not self._header_is_legal(first, second, length):
-                    break
-            end = mask + 4 + length
+            if room <= 0:
+                if budget > 0:
+                    self.reading = FULL
+                else:
+                    self._wait_for_turn()
+                break
+            first, (mask, length) = data[position], found
+            if queue and not (self._gave_way or judge.continues(first)):
+                self._give_way()
+                break
+            objection = judge.objection(first, data[position + 1], length)
+            if objection is not None:
+                self.fail(objection)
+                return budget
+            end = mask + MASK_SIZE + length
             if size < end:
-                needed = end - position
                 break
-            if plain:
-                payload = apply_mask(data[mask + 4 : end], data[mask : mask + 4])
-                try:
-                    message = payload if first == BINARY else str(payload, "utf-8")
-                except UnicodeDecodeError as exc:
-                    self._fail_utf8(exc)
-                    break
-                self.messages_received += 1
-                connection.deliver(message)
-            else:
-                self._judge(first, bytes(data[position:end]))
-                self.gave_way = False
+            self._gave_way = False
+            self._judge(first & OPCODE, bytes(data[position:end]))
+            if self.state >= ENDED:
+                return budget
+            budget -= 1 + length // FRAME_SIZE
             position = end
-        if position == size or judge.eof_sent or self.lost:
-            self.buffer, self.position, self.scanned = b"", 0, 0
+        if position == size:
+            self.buffer, self.position, self._scanned = b"", 0, 0
         else:
-            # Not cut off: a lot of small frames would be copied again and again.
             self.buffer, self.position = data, position
-            self.scanned = max(self.scanned, position)
-            if not self.reading and self._read_ahead():
-                self.loop.call_soon(self._parse_ahead)
-        self.needed = needed
+            self._scanned = max(self._scanned, position)
+        if self.reading is FULL:
+            return self._look_ahead(budget)
+        if self.reading is READY and self.complete:
+            self._peer_done()
+        return budget
 
     def _give_way(self) -> None:
         """
@@ -312,249 +277,115 @@ class WebsocketProtocol(asyncio.Protocol):
         A client may send a question and a close frame in one go, or break the
         rules after having kept them.
         """
-        self.giving_way = self.gave_way = True
-        self.transport.pause_reading()
-        self.loop.call_soon(self._go_on)
+        self._gave_way = True
+        self._pause(WAITING)
+        self._loop.call_soon(self.take_turn, BUDGET)
 
-    def _is_data(self, first: int) -> bool:
-        """Tell whether a frame is a data frame that is in order, as its first byte goes."""
-        continues = first & 0x0F == Opcode.CONT
-        return (
-            first & self.not_data == 0
-            and first & 0x0F < 3
-            and (continues is (self.judge.current_size is not None))
-        )
+    def _wait_for_turn(self) -> None:
+        self._pause(WAITING)
+        turns_of(self._loop).join(self)
 
-    def _go_on(self) -> None:
-        if self.giving_way:
-            self.giving_way = False
-            self._parse(self.buffer, self.position)
-            if self.reading and not self.giving_way and not self.lost:
-                self.transport.resume_reading()
-
-    def _header_is_legal(self, first: int, second: int, length: int) -> bool:
-        """Check what can be known before the payload has arrived; else fail."""
-        if self.judge.eof_sent:
-            return False  # nothing is of interest any more (section 7.1.7)
-        form = second & 0x7F
-        if second < MASKED:
-            return self.fail(CloseCode.PROTOCOL_ERROR, "client frames must be masked")
-        if (form == 126 and length < 126) or (form == 127 and length < 65536):
-            return self.fail(CloseCode.PROTOCOL_ERROR, "length is not in its shortest form")
-        if first & CONTROL:
-            if length > 125:
-                return self.fail(CloseCode.PROTOCOL_ERROR, "control frame too long")
-        elif length + (self.judge.current_size or 0) > self.max_frame_size:
-            return self._fail_size()
-        return True
-
-    def pause_reading(self) -> None:
+    def take_turn(self, budget: int) -> int:
         """
-        Deliver no more: as many messages wait as may.
+        Go on with what is in the buffer.
 
-        What comes is still read ahead, up to a limit: so that a disconnect is
-        seen, and a close frame behind the messages.
+        Args:
+            budget: How many frames to handle at most.
+
+        Returns:
+            What is left of the budget.
         """
-        if not self.close_ahead:
-            self.reading = False
-
-    def _read_ahead(self) -> bool:
-        """Look for a close frame in the buffer; then all messages are delivered."""
-        buffer, size = self.buffer, len(self.buffer)
-        while size - self.scanned >= 2:
-            length, start = buffer[self.scanned + 1] & 0x7F, self.scanned + 2
-            if length > 125:
-                start += 2 if length == 126 else 8
-                length = int.from_bytes(buffer[self.scanned + 2 : start], "big")
-            if size < start + 4 + length:
-                break
-            if buffer[self.scanned] & 0x0F == Opcode.CLOSE:
-                self.reading = self.close_ahead = True
-                return True
-            self.scanned = start + 4 + length
-        if size > READ_AHEAD:
-            self.transport.pause_reading()
-        return False
-
-    def _parse_ahead(self) -> None:
-        if self.buffer:
-            self._parse(self.buffer, self.position)
-
-    def resume_reading(self) -> None:
-        """Deliver on: there is room for messages again."""
-        if self.reading:
-            return
-        self.reading = True
-        if self.buffer and not self.giving_way:
-            self._parse(self.buffer, self.position)
-        if self.reading and not self.giving_way and not self.lost:
+        if self.reading is not WAITING:
+            return budget  # it has ended
+        budget = self._parse(budget)
+        if self.transport is not None and (
+            self.reading is READY or (self.reading is FULL and not self._is_far_ahead())
+        ):
             self.transport.resume_reading()
+        return budget
 
-    # Judging: from frames to messages.
+    def _pause(self, reading: Reading) -> None:
+        self.reading = reading
+        if self.transport is not None:
+            self.transport.pause_reading()
 
-    def _judge(self, first: int, frame: bytes) -> None:
-        judge = self.judge
-        opcode = first & 0x0F
-        if opcode == Opcode.CLOSE:
-            # A close frame inside of a fragmented message is legal: the
-            # message just never ends (RFC 6455 section 5.4).
-            judge.current_size = None
-        judge.receive_data(frame)
-        for event in judge.events_received():
-            assert isinstance(event, Frame)
-            if event.opcode is Opcode.PONG:
-                self._pong_received(bytes(event.data))
-            elif event.opcode not in (Opcode.PING, Opcode.CLOSE) and self.open:
-                try:
-                    self._fragment_received(event)
-                except UnicodeDecodeError as exc:
-                    self._fail_utf8(exc)
-        if self.writable is not None and opcode == Opcode.PING and judge.state is OPEN:
-            # The peer does not read. It needs one pong at most, for its
-            # latest ping (RFC 6455 section 5.5.3).
-            self.last_pong = b"".join(judge.data_to_send())
-        self._write_judgement()
+    def _look_ahead(self, budget: int) -> int:
+        """
+        While the queue is full, look for a close frame behind it.
 
-    def _fragment_received(self, frame: Frame) -> None:
-        if frame.opcode is not Opcode.CONT:
-            self.fragments_size = 0
-        if frame.opcode is Opcode.TEXT:
-            self.decoder = codecs.getincrementaldecoder("utf-8")()
-            self.fragments = io.StringIO()
-        elif frame.opcode is Opcode.BINARY:
-            self.decoder = None
-            self.fragments = io.BytesIO()
-        assert self.fragments is not None
-        data: Any = frame.data
-        self.fragments_size += len(data)
-        if self.fragments_size > self.options.max_message_size:
-            self._fail_size()
-            return
-        if self.decoder is not None:
-            # Wrong text is refused as soon as it is seen.
-            data = self.decoder.decode(bytes(data), final=frame.fin)
-        self.fragments.write(data)
-        if frame.fin:
-            message = self.fragments.getvalue()
-            self.fragments = self.decoder = None
-            self.connection.deliver(message)
+        Args:
+            budget: As many frames as can be handled with it are skipped at most.
+
+        Returns:
+            What is left of the budget.
+        """
+        self._scanned, found = find_frame(
+            self.buffer, self._scanned, Opcode.CLOSE, budget * SKIPPED_FRAMES
+        )
+        if found is None:
+            self._wait_for_turn()
+            return 0
+        if found:
+            self.complete = True
+            self._wait_for_turn()
+        elif self._is_far_ahead():
+            self._pause(FULL)
+        return budget
+
+    def _is_far_ahead(self) -> bool:
+        return len(self.buffer) - self.position > READ_AHEAD
+
+    def is_full(self) -> bool:
+        """Return True if reading waits for room in the queue."""
+        return self.reading is FULL
+
+    def resume(self) -> None:
+        """Read on: the queue has room again."""
+        if self.reading is FULL:
+            self._wait_for_turn()
+
+    def _judge(self, opcode: int, frame: bytes) -> None:
+        event = self.judge.receive(frame)
+        if isinstance(event, Pong):
+            self.keepalive.pong_received(event.payload)
+        elif event is not None:
+            self.queue.put(event)
             self.messages_received += 1
+        if opcode == Opcode.PING and self.judge.open:
+            self.writer.write_pong(self.judge.answer())
+        else:
+            self._follow_judge()
 
-    def _write_judgement(self) -> None:
+    def _follow_judge(self) -> None:
         """Write what the judge answers, and follow it to the end of the connection."""
-        for data in self.judge.data_to_send():
-            if data:
-                self.write(data)
-        if self.judge.state is not OPEN:
-            self._closed()
-        if self.judge.eof_sent:
+        answer = self.judge.answer()
+        if answer:
+            self.writer.write(answer)
+        if not self.judge.open:
+            self._begin_closing()
+        if self.judge.ended:
             self._end()
-
-    def _fail_size(self) -> bool:
-        limit = self.options.max_message_size
-        return self.fail(CloseCode.MESSAGE_TOO_BIG, f"message exceeds {limit} bytes")
-
-    def _fail_utf8(self, exc: UnicodeDecodeError) -> None:
-        self.fail(CloseCode.INVALID_DATA, f"{exc.reason} at position {exc.start}")
 
     # Writing.
 
-    def write(self, data: bytes) -> None:
-        """
-        Write a frame.
-
-        Writes at once, unless something was written since the view last waited
-        for a message: then the view is busy sending, and its frames are joined
-        until the loop's next iteration.
-        """
-        if self.lost:
-            return
-        self.bytes_sent += len(data)
-        if not self.in_burst:
-            self.in_burst = True
-            self.transport.write(data)
-            return
-        if not self.pending:
-            self.loop.call_soon(self.flush)
-        self.pending.append(data)
-        self.pending_size += len(data)
-        if self.pending_size >= FLUSH_SIZE:
-            self.flush()
-
-    def flush(self) -> None:
-        """Hand what was joined to the transport."""
-        self.in_burst = False
-        if self.pending and not self.lost:
-            data = b"".join(self.pending)
-            self.pending.clear()
-            self.pending_size = 0
-            self.flushed += len(data)
-            self.transport.write(data)
-
     def send_message(self, first_byte: int, payload: bytes) -> None:
-        """Write a whole message: ``first_byte`` is `TEXT` or `BINARY`."""
-        if self.judge.extensions:
-            send = self.judge.send_text if first_byte == TEXT else self.judge.send_binary
-            send(payload)
-            self._write_judgement()
-        else:
-            self.write(encode_header(first_byte, len(payload)) + payload)
+        """Write a whole message: ``first_byte`` is ``TEXT`` or ``BINARY``."""
+        self.writer.write(self.judge.message(first_byte, payload))
         self.messages_sent += 1
+
+    def _send_overdue(self) -> None:
+        self._abort("the peer does not read what it is sent")
 
     # Pings.
 
-    def ping(self, waiter: asyncio.Future[float] | None = None) -> bytes:
-        """Send a ping; ``waiter`` gets the latency in seconds when the pong comes."""
-        self.ping_count += 1
-        payload = self.ping_count.to_bytes(4, "big")
-        # Not loop.time(): uvloop's is in whole milliseconds.
-        self.pings[payload] = (time.monotonic(), waiter)
-        self.judge.send_ping(payload)
-        self._write_judgement()
-        return payload
+    def _send_ping(self, payload: bytes) -> None:
+        self.writer.write(self.judge.ping(payload))
 
-    def _pong_received(self, payload: bytes) -> None:
-        if payload not in self.pings:
-            return  # unsolicited (RFC 6455 section 5.5.3)
-        now = time.monotonic()
-        # It answers all earlier pings too.
-        for earlier in list(self.pings):
-            sent, waiter = self.pings.pop(earlier)
-            latency = now - sent
-            if waiter is None:  # for keep-alive
-                self._schedule_ping(latency)
-            elif not waiter.done():
-                waiter.set_result(latency)
-            if earlier == payload:
-                self.connection.latency = latency
-                break
+    def _activity(self) -> int | None:
+        return self.bytes_received if self.reading is READY else None
 
-    def _schedule_ping(self, elapsed: float = 0) -> None:
-        """Ping when ``ping_interval`` is over, of which ``elapsed`` already is."""
-        if self.keepalive_timer is not None:
-            self.keepalive_timer.cancel()
-        if self.options.ping_interval and self.open:
-            self.keepalive_timer = self.loop.call_later(
-                max(0, self.options.ping_interval - elapsed), self._keep_alive
-            )
-
-    def _keep_alive(self) -> None:
-        payload = self.ping()
-        if self.options.ping_timeout:
-            self.keepalive_timer = self.loop.call_later(
-                self.options.ping_timeout, self._check_pong, payload
-            )
-        else:
-            self.pings.pop(payload)
-            self._schedule_ping()
-
-    def _check_pong(self, payload: bytes) -> None:
-        if self.reading:
-            self.fail(CloseCode.INTERNAL_ERROR, "no pong in time")
-        else:
-            # While reading is paused, a pong that has come cannot be seen.
-            self.pings.pop(payload)
-            self._schedule_ping(self.options.ping_timeout)
+    def _peer_silent(self) -> None:
+        self.fail(Close(CloseCode.INTERNAL_ERROR, "no pong in time"))
 
     # The end.
 
@@ -566,79 +397,103 @@ class WebsocketProtocol(asyncio.Protocol):
             code: A code that `check_close` has accepted.
             reason: A reason that it has accepted.
         """
-        if not self.open:
+        if self.state is not OPEN:
             return
-        self.judge.send_close(code, reason)
-        self._write_judgement()
-        self.flush()
+        if self.transport is None:
+            self._end()
+            return
+        self.writer.write(self.judge.close(code, reason))
+        self.writer.flush()
+        self._begin_closing()
         # The peer's close frame may stand behind messages that nobody wants now.
-        self.resume_reading()
+        self.resume()
         self._abort_later()
 
-    def fail(self, code: int, reason: str) -> bool:
-        """Fail the connection (RFC 6455 section 7.1.7). Always returns False."""
-        self.judge.fail(code, reason.encode()[:123].decode(errors="ignore"))
-        self._write_judgement()
-        return False
+    def fail(self, close: Close) -> None:
+        """Fail the connection (RFC 6455 section 7.1.7)."""
+        self.judge.fail(close)
+        self._follow_judge()
 
-    def abort(self, code: int, reason: str) -> None:
-        """Drop a connection whose peer cannot be told so."""
-        if self.failure is None and self.judge.close_rcvd is None:
-            self.failure = Close(code, reason)
-        self.transport.abort()
+    def wait_until_lost(self) -> asyncio.Future[None]:
+        """Return a future that is done when the transport is gone."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        if self.state is LOST:
+            waiter.set_result(None)
+        else:
+            self._waiters.append(waiter)
+        return waiter
 
-    def _closed(self) -> None:
+    def _peer_ended(self) -> None:
+        """No more bytes will come."""
+        self.complete = True
+        if self.reading is FULL:
+            self._wait_for_turn()
+        elif self.reading is READY:
+            self._peer_done()
+
+    def _peer_done(self) -> None:
+        """All that the peer has sent was handled, and no more will come."""
+        if self.transport is None:
+            self._end()
+        else:
+            self._begin_closing()
+            self.transport.close()
+
+    def _begin_closing(self) -> None:
         """From now on, neither side sends messages."""
-        if not self.open:
-            return
-        self.open = False
-        self.fragments = self.decoder = None
-        if self.keepalive_timer is not None:
-            self.keepalive_timer.cancel()
-            self.keepalive_timer = None
-        for _, waiter in self.pings.values():
-            if waiter is not None and not waiter.done():
-                waiter.set_exception(self.connection.closed_error())
-        self.pings.clear()
-        self.connection.closing()
+        if self.state is OPEN:
+            self.state = CLOSING
+            self.judge.drop_fragments()
+            self.keepalive.stop(self.closed_error)
+            self.queue.wake()
+            self._closing()
 
     def _end(self) -> None:
         """Close the TCP connection, but let the peer read what was sent."""
-        if self.ended or self.lost:
+        self._begin_closing()
+        self.reading = READY
+        self.buffer, self.position = b"", 0
+        if self.transport is None:
+            self._end_lost()
+        elif self.state < ENDED:
+            self.state = ENDED
+            self._abort_later()
+            if self.writer.finish():
+                # Closing with unread data makes TCP drop what the peer has not
+                # read yet, the close frame among it. So read on, to the peer's end.
+                self.transport.resume_reading()
+
+    def _end_lost(self) -> None:
+        if self.state is LOST:
             return
-        self.ended = self.reading = True
-        self.flush()
-        self._abort_later()
-        if self.transport.can_write_eof():
-            # Closing with unread data makes TCP drop what the peer has not
-            # read yet, the close frame among it. So read on, to the peer's end.
-            self.transport.write_eof()
-            self.transport.resume_reading()
-        else:
-            self.transport.close()
+        self.state = LOST
+        if self._close_timer is not None:
+            self._close_timer.cancel()
+            self._close_timer = None
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+        self._lost()
 
     def _abort_later(self) -> None:
-        if self.close_timer is None and not self.lost:
-            self.close_timer = self.loop.call_later(
-                self.options.close_timeout,
-                self.abort,
-                CloseCode.ABNORMAL_CLOSURE,
-                "no closing handshake in time",
+        if self._close_timer is None:
+            self._close_timer = self._loop.call_later(
+                self.options.close_timeout, self._abort, "no closing handshake in time"
             )
 
-    def _stop_timers(self) -> None:
-        for timer in (self.close_timer, self.send_timer, self.keepalive_timer):
-            if timer is not None:
-                timer.cancel()
-        self.close_timer = self.send_timer = self.keepalive_timer = None
+    def _abort(self, reason: str) -> None:
+        """Drop a connection whose peer cannot be told why."""
+        if self.failure is None:
+            self.failure = Close(CloseCode.ABNORMAL_CLOSURE, reason)
+        if self.transport is not None:
+            self.transport.abort()
 
     def close_status(self) -> Close:
-        """Tell the code and reason that ended the connection: those that came first."""
-        judge = self.judge
-        if judge.close_rcvd is not None and (
-            judge.close_rcvd_then_sent or judge.close_sent is None
-        ):
-            return judge.close_rcvd
-        if judge.close_sent is not None:
-            return judge.close_sent
-        return self.failure or Close(CloseCode.ABNORMAL_CLOSURE, "")
+        """Return the code and reason that ended the connection: those that came first."""
+        return self.judge.close_status() or self.failure or Close(CloseCode.ABNORMAL_CLOSURE, "")
+
+    def closed_error(self) -> WebsocketClosed:
+        """Make the error for what needs an open connection."""
+        status = self.close_status()
+        return WebsocketClosed(int(status.code), status.reason)

@@ -8,78 +8,21 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
-from weakref import WeakSet
 
 from pyramid.threadlocal import RequestContext
 from websockets.frames import CloseCode
 
 from ..bridge import spawn_greenlet
+from ..exceptions import is_cancellation
 from .connection import WebsocketConnection
 from .events import WebsocketEnded, WebsocketOpened
-from .exceptions import WebsocketClosed
+from .exceptions import closing_code, is_quiet
 from .handshake import Handshake
 from .options import WebsocketOptions
 from .protocol import WebsocketProtocol
+from .sessions import sessions
 
 logger = logging.getLogger("aiopyramid.websocket")
-
-sessions: set[Session] = set()
-"""The sessions of this process whose views run."""
-
-accepted: WeakSet[Session] = WeakSet()
-"""Those whose response is on its way; forgotten if it does not go out."""
-
-ending: int | None = None
-"""The close code for those that come while this process ends."""
-
-
-async def end_sessions(code: int, timeout: float) -> None:
-    """
-    Close every connection of this process and wait for their views.
-
-    Views that have not ended after three quarters of the time are cancelled;
-    the last quarter is for what they do then.
-
-    Args:
-        code: Close code: 1001 where the server stops, 1012 where it restarts.
-        timeout: Time for all of it, in seconds.
-    """
-    global ending
-    ending = code
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(timeout * 0.75):
-            while sessions or accepted:
-                tasks = [session.close(code) for session in tuple(sessions)]
-                # Those that were accepted just now close when they open.
-                await (asyncio.wait(tasks) if tasks else asyncio.sleep(0.01))
-    late = [session.cancel() for session in tuple(sessions)]
-    if late:
-        await asyncio.wait(late, timeout=timeout * 0.25)
-
-
-def closing_code(exc: BaseException) -> int:
-    """Tell the close code for a view that ends with an exception."""
-    if is_cancellation(exc):
-        return CloseCode.GOING_AWAY
-    return CloseCode.NORMAL_CLOSURE if is_closed(exc) else CloseCode.INTERNAL_ERROR
-
-
-def is_quiet(exc: BaseException) -> bool:
-    """Tell whether a view may end with an exception without a word in the log."""
-    return is_cancellation(exc) or is_closed(exc)
-
-
-def is_cancellation(exc: BaseException) -> bool:
-    """Tell whether this task is being cancelled, and not one that it waited for."""
-    task = asyncio.current_task()
-    return isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling() > 0
-
-
-def is_closed(exc: BaseException) -> bool:
-    """Tell whether all that was raised is `WebsocketClosed`, in a task group perhaps."""
-    if isinstance(exc, BaseExceptionGroup):
-        return exc.split(WebsocketClosed)[1] is None
-    return isinstance(exc, WebsocketClosed)
 
 
 class Session:
@@ -108,7 +51,6 @@ class Session:
         self.options = options
         self.handshake = handshake
         self.task: asyncio.Task[None] | None = None
-        accepted.add(self)
         self.grace: asyncio.TimerHandle | None = None
 
     def open(self) -> WebsocketProtocol:
@@ -119,16 +61,17 @@ class Session:
             The protocol for the transport; the view begins with its
             ``connection_made``.
         """
-        self.ws = WebsocketConnection(
-            self.request,
-            self.context,
-            self.handshake.subprotocol,
+        protocol = WebsocketProtocol(
             self.options,
             self.handshake.extensions,
-            on_opened=self._start,
-            on_closing=self._cancel_later,
+            opened=self._start,
+            closing=self._closing,
+            lost=self._lost,
         )
-        return self.ws.protocol
+        self.ws = WebsocketConnection(
+            protocol, self.request, self.context, self.handshake.subprotocol
+        )
+        return protocol
 
     def close(self, code: int) -> asyncio.Task[None]:
         """Begin to close the open connection; return the task that runs the view."""
@@ -143,20 +86,27 @@ class Session:
         return self.task
 
     def _start(self) -> None:
-        sessions.add(self)  # first: it counts all the time
-        accepted.discard(self)
+        sessions.opened(self)
         self.task = asyncio.get_running_loop().create_task(self._run())
         self.task.add_done_callback(self._ended)
-        if ending is not None:
-            self.ws.close_nowait(ending)
+        if sessions.ending is not None:
+            self.ws.close_nowait(sessions.ending)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        sessions.discard(self)
+        sessions.ended(self)
         if self.grace is not None:
             self.grace.cancel()
         if not task.cancelled() and task.exception() is not None:
             # SystemExit: the process may go on without this task.
             self.ws.close_nowait(CloseCode.INTERNAL_ERROR)
+
+    def _closing(self) -> None:
+        if not self.ws.closed_by_view:
+            self._cancel_later()
+
+    def _lost(self) -> None:
+        if self.ws.closed_by_view:
+            self._cancel_later()
 
     def _cancel_later(self) -> None:
         if self.task is not None and not self.task.done():
@@ -200,7 +150,7 @@ class Session:
             "messages_received": protocol.messages_received,
             "messages_sent": protocol.messages_sent,
             "bytes_received": protocol.bytes_received,
-            "bytes_sent": protocol.bytes_sent,
+            "bytes_sent": protocol.writer.bytes_sent,
         }
         logger.info(
             "WebSocket %s from %s closed: code=%d reason=%r duration=%.3f "
@@ -213,7 +163,7 @@ class Session:
         try:
             await self._notify(WebsocketEnded(self.ws, self.request, **facts))
         except Exception:
-            self._log_error("a subscriber to its end")
+            self._log_error("a subscriber to WebsocketEnded")
 
     def _log_error(self, culprit: str) -> None:
         logger.exception(

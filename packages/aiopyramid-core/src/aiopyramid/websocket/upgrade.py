@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .sessions import sessions
+
 if TYPE_CHECKING:
     from .session import Session
 
@@ -15,8 +17,9 @@ class Upgrade:
     """
     Where a WebSocket view leaves the session that follows its 101 response.
 
-    The server opens it, if the response that finally comes out of the
-    application has status 101.
+    The server makes one for each request that asks for an upgrade. It opens the session
+    if the response that finally comes out of the application is that 101, and calls
+    :meth:`forget` when the request has ended, in whatever way.
     """
 
     __slots__ = ("obstacle", "session")
@@ -26,12 +29,33 @@ class Upgrade:
         #: What keeps this connection from carrying a WebSocket, and what to do about it.
         self.obstacle = obstacle
 
-    def accept(self, session: Session, response: Any) -> None:
+    def accept(self, session: Session, limit: int) -> bool:
         """
         Take a session from a view.
 
         Args:
             session: To be opened when the response is out.
+            limit: The number of sessions that this process may have.
+
+        Returns:
+            True, or False if there is no room for the session.
+        """
+        self.forget()  # a retried request calls its view again
+        if sessions.admit(session, limit):
+            self.session = session
+            return True
+        return False
+
+    def follow(self, response: Any) -> None:
+        """
+        Learn which response the session follows.
+
+        Args:
             response: The 101 response, on its way to the tweens.
         """
-        self.session = session
+
+    def forget(self) -> None:
+        """Give the session up, unless it was opened."""
+        session, self.session = self.session, None
+        if session is not None:
+            sessions.forget(session)

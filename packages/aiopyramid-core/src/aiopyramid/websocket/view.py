@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .callbacks import awaitable
-from .session import closing_code, is_quiet
+from .callbacks import call_on_loop
+from .exceptions import closing_code, is_quiet
 
 if TYPE_CHECKING:
     from .connection import BytesLike, WebsocketConnection
@@ -42,20 +43,22 @@ class WebsocketConnectionView:
     async def __call__(self, ws: WebsocketConnection) -> None:
         """Run the callbacks over a connection."""
         self.ws = ws
-        on_message = awaitable(self.on_message)
         try:
-            await awaitable(self.on_open)()
+            await self._call(self.on_open)
             while (message := await ws.recv()) is not None:
-                await on_message(message)
+                await self._call(self.on_message, message)
         except BaseException as exc:
             ws.close_nowait(closing_code(exc))
             await self._close_after(exc)
             raise
-        await awaitable(self.on_close)()
+        await self._call(self.on_close)
+
+    async def _call(self, callback: Callable[..., Any], *args: Any) -> None:
+        await call_on_loop(callback, self.ws.protocol.options.disconnect_grace, *args)
 
     async def _close_after(self, exc: BaseException) -> None:
         try:
-            await awaitable(self.on_close)()
+            await self._call(self.on_close)
         except BaseException as another:
             # The first exception is the one to be seen, with this as a note.
             if is_quiet(another):
@@ -87,5 +90,6 @@ class WebsocketConnectionView:
         Called once when the connection has ended, in whatever way.
 
         After a disconnect, the option ``disconnect_grace`` is the time for what
-        is left to do, this callback included.
+        is left to do, this callback included. A plain callback that has to wait for
+        a free thread has that time from when it begins.
         """

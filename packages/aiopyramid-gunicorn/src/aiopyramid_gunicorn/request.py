@@ -1,5 +1,5 @@
 """
-A WSGI call (PEP 3333) over gunicorn's asynchronous I/O.
+A request: a WSGI call (PEP 3333) over gunicorn's asynchronous I/O.
 
 gunicorn hands over a request's body by ``receive()`` and takes the response by
 ``send()``, both coroutines. The application and everything below it is plain
@@ -14,16 +14,20 @@ import io
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gunicorn import SERVER, util
-from gunicorn.http import errors, message, wsgi
-
 from aiopyramid.app_iter import CoroutineAppIter, run
+from aiopyramid.body import BodyStream
 from aiopyramid.bridge import await_, in_worker_thread
-from aiopyramid.exceptions import ClientDisconnected
+from aiopyramid.exceptions import ClientDisconnected, is_cancellation
+from aiopyramid.websocket.upgrade import KEY, Upgrade
+
+from . import compat
+from .upgrade import become_websocket
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
+
+    from .protocol import HTTPProtocol
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -32,6 +36,8 @@ Body = list[bytes] | tuple[bytes, ...] | CoroutineAppIter
 T = TypeVar("T")
 
 BODY_BUFFER = 65536
+
+SWITCHING_PROTOCOLS = 101
 
 
 class Status(int):
@@ -50,43 +56,36 @@ class Status(int):
         """
         if not isinstance(text, str):
             raise TypeError(f"{text!r} is not a string")
-        if not wsgi.STATUS_RE.fullmatch(text):
+        if not compat.STATUS.fullmatch(text):
             raise ValueError(f"Invalid status {text!r}")
         status = cls(text[:3])
         status.reason = text[4:]
         return status
 
 
-class RequestBody(io.RawIOBase):
-    """``wsgi.input``: reads as the client sends, on the loop and in threads alike."""
+class RequestBody(BodyStream):
+    """``wsgi.input``: the body as the client sends it."""
 
     def __init__(self, receive: Receive) -> None:
         super().__init__()
         self.receive = receive
-        self.rest: memoryview = memoryview(b"")
         self.complete = False
 
-    def readable(self) -> bool:
-        """Return True: this stream can be read."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
+    def next_piece(self) -> bytes:
         """
-        Read up to ``len(buffer)`` bytes; 0 at the end.
+        Return more of the body; nothing at its end.
 
         Raises:
             ClientDisconnected: If the client left, or sent nothing for gunicorn's ``timeout``.
         """
-        while not self.rest and not self.complete:
+        piece = b""
+        while not piece and not self.complete:
             event = await_(self.receive())
             if event["type"] == "http.disconnect":
                 raise ClientDisconnected("the client did not send the whole request body")
-            self.rest = memoryview(event["body"])
+            piece = event["body"]
             self.complete = not event["more_body"]
-        size = min(len(buffer), len(self.rest))
-        buffer[:size] = self.rest[:size]
-        self.rest = self.rest[size:]
-        return size
+        return piece
 
 
 class Call:
@@ -144,7 +143,7 @@ class Call:
         if type(app_iter) in (list, tuple, CoroutineAppIter):
             return app_iter  # type: ignore[return-value]
         try:
-            if isinstance(app_iter, wsgi.FileWrapper):
+            if isinstance(app_iter, compat.FileWrapper):
                 self._send_file(app_iter)
             else:
                 self._send_stream(app_iter)
@@ -152,6 +151,8 @@ class Call:
             close = getattr(app_iter, "close", None)
             if close is not None:
                 close()
+        if self.status == SWITCHING_PROTOCOLS:
+            self._send_body(b"", more=False)
         return None
 
     def start_response(
@@ -186,21 +187,21 @@ class Call:
             self._send(event)
 
     def _checked(self, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        upgrade = self.status in (101, 426)
+        upgrade = self.status in (SWITCHING_PROTOCOLS, 426)
         checked = []
         for name, value in headers:
             if not isinstance(name, str) or not isinstance(value, str):
                 raise TypeError(f"{name!r}: {value!r} is not a header of two strings")
-            if not message.TOKEN_RE.fullmatch(name):
-                raise errors.InvalidResponseHeaderName(repr(name))
-            if not wsgi.HEADER_VALUE_RE.fullmatch(value):
-                raise errors.InvalidResponseHeader(repr(name))
+            if not compat.TOKEN.fullmatch(name):
+                raise compat.InvalidResponseHeaderName(repr(name))
+            if not compat.HEADER_VALUE.fullmatch(value):
+                raise compat.InvalidResponseHeader(repr(name))
             # Hop-by-hop headers are the server's, but for those of a handshake
             # and of its refusal (RFC 9110 section 7.8).
-            if upgrade or not util.is_hoppish(name):
+            if upgrade or not compat.is_hoppish(name):
                 checked.append((name, value.strip(" \t")))
         if not any(name.lower() == "server" for name, _ in checked):
-            checked.append(("Server", SERVER))
+            checked.append(("Server", compat.SERVER))
         return checked
 
     def _send_stream(self, chunks: Iterable[bytes]) -> None:
@@ -210,9 +211,11 @@ class Call:
                 if not in_worker_thread():
                     # A fast producer with a fast client would never give way.
                     await_(asyncio.sleep(0))
-        self._send_body(b"", more=False)
+        # At the end of a response gunicorn parses on, and what follows a handshake is no HTTP.
+        if self.status != SWITCHING_PROTOCOLS:
+            self._send_body(b"", more=False)
 
-    def _send_file(self, file: wsgi.FileWrapper) -> None:
+    def _send_file(self, file: compat.FileWrapper) -> None:
         # Reading may wait for the disk, so it is a thread's work.
         while chunk := run(file.filelike.read, max(file.blksize, BODY_BUFFER)):
             self._send_body(chunk, more=True)
@@ -266,3 +269,110 @@ def _checked_bytes(chunk: bytes) -> bytes:
     if not isinstance(chunk, bytes):
         raise TypeError(f"the application's body has {chunk!r}, which is not bytes")
     return chunk
+
+
+class WSGIRequest:
+    """A request as gunicorn's WSGI workers have it, to make the same environ."""
+
+    body = None
+    _expected_100_continue = False  # the body receiver answers it
+
+    def __init__(self, request: Any) -> None:
+        self.method = request.method
+        self.uri = request.uri
+        self.version = request.version
+        self.headers = request.headers
+        self.scheme = request.scheme
+        self.proxy_protocol_info = getattr(request, "proxy_protocol_info", None)
+        parts = compat.split_request_uri(request.uri)
+        self.path = parts.path or ""
+        self.query = parts.query or ""
+        if hasattr(request, "priority_weight"):
+            self.priority_weight = request.priority_weight
+            self.priority_depends_on = request.priority_depends_on
+
+
+class Scope:
+    """What a WSGI call needs besides ``receive`` and ``send``."""
+
+    __slots__ = ("environ", "peername", "protocol", "request", "sockname")
+
+    def __init__(self, protocol: HTTPProtocol, request: Any, sockname: Any, peername: Any) -> None:
+        self.protocol = protocol
+        self.request = request
+        self.sockname = sockname
+        self.peername = peername
+        self.environ: WSGIEnvironment | None = None
+
+    def build_environ(self) -> WSGIEnvironment:
+        """Make the WSGI environ, by gunicorn's own function for it."""
+        _, environ = compat.create_environ(
+            WSGIRequest(self.request),
+            self.protocol.transport.get_extra_info("socket"),
+            self.peername or "",
+            self.sockname or "",
+            self.protocol.cfg,
+        )
+        environ["wsgi.multithread"] = True
+        self.environ = environ
+        return environ  # type: ignore[no-any-return]
+
+
+async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request; gunicorn calls this as if it were an ASGI application."""
+    protocol, upgrade = scope.protocol, Upgrade()
+    worker = protocol.worker
+    call: Call | None = None
+    worker.request_begins()
+    try:
+        environ = scope.build_environ()
+        if "HTTP_UPGRADE" in environ and protocol.can_become_websocket():
+            environ[KEY] = upgrade
+        call = Call(worker.wsgi, environ, receive, send, protocol.has_left)
+        await call.run(worker.run_plain(protocol.has_left))
+    except compat.ClientDisconnected:
+        raise  # gunicorn knows what to do
+    except (Exception, asyncio.CancelledError, SystemExit, KeyboardInterrupt) as exc:
+        # The last two, or one request would end the worker.
+        if protocol.has_left():
+            if isinstance(exc, ClientDisconnected | asyncio.CancelledError):
+                protocol.log.debug("The client of %s left: %r", scope.request.uri, exc)
+            else:
+                protocol.log.exception(
+                    "Error handling request %s %s, whose client has left",
+                    scope.request.method,
+                    scope.request.uri,
+                )
+            raise asyncio.CancelledError from None
+        if is_cancellation(exc) or (isinstance(exc, asyncio.CancelledError) and not worker.alive):
+            raise
+        protocol.log.exception(
+            "Error handling request %s %s", scope.request.method, scope.request.uri
+        )
+        if call is not None and call.headers_sent:
+            # Too late for a 500, and the client must not take this for the end.
+            raise asyncio.CancelledError from None
+        await _send_server_error(send)
+    else:
+        if call.status == SWITCHING_PROTOCOLS and upgrade.session is not None:
+            # The view keeps the request, which need not keep all of this.
+            del environ["wsgi.early_hints"]
+            become_websocket(protocol, upgrade.session)
+    finally:
+        upgrade.forget()
+        worker.request_ends()
+
+
+async def _send_server_error(send: Send) -> None:
+    status = Status.parse("500 Internal Server Error")
+    body = (
+        b"<html><head><title>Internal Server Error</title></head>"
+        b"<body><h1>Internal Server Error</h1></body></html>"
+    )
+    headers = [
+        ("Server", compat.SERVER),
+        ("Content-Type", "text/html"),
+        ("Content-Length", str(len(body))),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

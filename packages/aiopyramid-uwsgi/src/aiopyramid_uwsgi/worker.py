@@ -33,7 +33,7 @@ from aiopyramid import fitness, threads
 from aiopyramid.request_threads import run_as_request
 from aiopyramid.threads import Home, let_the_loop_in
 from aiopyramid.transactions import refuse_on_loop
-from aiopyramid.websocket.session import end_sessions
+from aiopyramid.websocket.sessions import sessions
 
 from . import options
 from .signals import HeldSignals
@@ -101,7 +101,11 @@ class Worker:
         executor = ThreadPoolExecutor(self.threads, "aiopyramid", self._thread_started)
         loop.set_default_executor(executor)
         loop.call_soon(refuse_on_loop)
-        return Home(loop)
+        home = Home(loop)
+        home.callbacks = ThreadPoolExecutor(
+            self.threads, "aiopyramid-callback", self._thread_started
+        )
+        return home
 
     def _thread_started(self) -> None:
         """Prepare a thread that was started here."""
@@ -152,7 +156,7 @@ class Worker:
             self.signals.release(signum)
 
     async def _close(self, code: int) -> None:
-        await end_sessions(code, min(END_TIMEOUT, options.mercy() / 3))
+        await sessions.end(code, min(END_TIMEOUT, options.mercy() / 3))
 
 
 class ThreadModeWorker(Worker):

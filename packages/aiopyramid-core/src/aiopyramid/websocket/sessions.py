@@ -1,0 +1,110 @@
+"""The WebSocket sessions of this process: who is admitted, who is open, and their end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .session import Session
+
+
+class Sessions:
+    """
+    All sessions of a process.
+
+    A session is *accepted* from when its view's answer is made, and *open* from when that
+    answer is out. Requests may run in threads, so there is a lock for the accepted ones.
+
+    Attributes:
+        open: The sessions whose views run. Changed on the loop only.
+        ending: The close code for sessions that open while the process ends.
+    """
+
+    def __init__(self) -> None:
+        self.open: set[Session] = set()
+        self.ending: int | None = None
+        self._accepted: set[Session] = set()
+        self._lock = threading.Lock()
+        self._settled: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def has_room(self, limit: int) -> bool:
+        """Return True if there are fewer than ``limit`` sessions."""
+        return len(self.open) + len(self._accepted) < limit
+
+    def admit(self, session: Session, limit: int) -> bool:
+        """
+        Count a session from now on, unless there are ``limit`` sessions already.
+
+        Whoever takes the session from the view must see to it that it is opened or
+        forgotten when its request has ended.
+
+        Returns:
+            True if the session is admitted.
+        """
+        with self._lock:
+            admitted = self.has_room(limit)
+            if admitted:
+                self._accepted.add(session)
+            return admitted
+
+    def forget(self, session: Session) -> None:
+        """Stop counting a session that was not opened. May be called in any thread."""
+        with self._lock:
+            self._accepted.discard(session)
+            if not self._accepted and self._settled is not None and self._loop is not None:
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    self._loop.call_soon_threadsafe(self._settled.set)
+
+    def opened(self, session: Session) -> None:
+        """A session's view begins."""
+        self.open.add(session)  # first: it counts all the time
+        self.forget(session)
+
+    def ended(self, session: Session) -> None:
+        """A session's view has ended."""
+        self.open.discard(session)
+
+    async def end(self, code: int, timeout: float) -> None:
+        """
+        Close every connection and wait for the views.
+
+        Views that have not ended after three quarters of the time are cancelled;
+        the last quarter is for what they do then.
+
+        Args:
+            code: Close code: 1001 where the server stops, 1012 where it restarts.
+            timeout: Time for all of it, in seconds.
+        """
+        self.ending = code
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout * 0.75):
+                while self.open or self._accepted:
+                    tasks = [session.close(code) for session in tuple(self.open)]
+                    if tasks:
+                        await asyncio.wait(tasks)
+                    else:
+                        # Those that were accepted just now close when they open.
+                        await self._until_settled()
+        late = [session.cancel() for session in tuple(self.open)]
+        if late:
+            await asyncio.wait(late, timeout=timeout * 0.25)
+
+    async def _until_settled(self) -> None:
+        """Wait until all accepted sessions are open or forgotten."""
+        with self._lock:
+            if not self._accepted:
+                return
+            self._loop = asyncio.get_running_loop()
+            self._settled = asyncio.Event()
+        try:
+            await self._settled.wait()
+        finally:
+            self._settled = None
+
+
+sessions = Sessions()
+"""The sessions of this process."""
