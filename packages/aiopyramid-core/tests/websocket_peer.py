@@ -72,7 +72,7 @@ class Peer:
             self.protocol.data_received(piece)
 
     def messages(self) -> list[str | bytes]:
-        return list(self.protocol.queue._messages)
+        return list(self.protocol.queue.messages)
 
     def frames(self) -> list[tuple[int, bytes]]:
         """What the server has written, flushed or not."""

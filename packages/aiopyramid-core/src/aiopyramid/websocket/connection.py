@@ -10,7 +10,7 @@ from pyramid.renderers import render
 
 from .frames import BINARY, TEXT
 from .judge import check_close
-from .protocol import OPEN, WebsocketProtocol
+from .protocol import FULL, OPEN, WebsocketProtocol
 from .writer import BURST_SIZE
 
 BytesLike = bytes | bytearray | memoryview
@@ -53,13 +53,13 @@ class WebsocketConnection:
         """
         protocol = self.protocol
         queue = protocol.queue
-        while not queue:
+        while not queue.messages:
             if protocol.state is not OPEN:
                 return None
             protocol.writer.flush()
             await queue.wait()
         message = queue.take()
-        if protocol.is_full() and queue.has_room_again():
+        if protocol.reading is FULL and queue.has_room_again():
             protocol.resume()
         return message
 

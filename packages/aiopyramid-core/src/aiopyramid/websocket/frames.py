@@ -31,6 +31,17 @@ def encode_header(first_byte: int, length: int) -> bytes:
     return bytes((first_byte, 127)) + length.to_bytes(8, "big")
 
 
+def encode_message(first_byte: int, payload: bytes) -> bytes:
+    """
+    Return the frame of a whole message.
+
+    Args:
+        first_byte: ``TEXT`` or ``BINARY``.
+        payload: The message, in UTF-8 if it is text.
+    """
+    return encode_header(first_byte, len(payload)) + payload
+
+
 def find_payload(data: bytes | bytearray, position: int) -> tuple[int, int] | None:
     """
     Read the header of the frame at ``position``, which is taken to be masked.
@@ -98,24 +109,22 @@ def read_messages(
     """
     messages: list[str | bytes] = []
     size = len(data)
-    short = min(125, max_size)
-    while max_count and size - position > 1:
+    while size - position > 1 and max_count > 0:
         first = data[position]
         length = data[position + 1] - MASKED
         mask = position + 2
-        if first not in (TEXT, BINARY) or length < 0:
+        if (first != TEXT and first != BINARY) or length < 0:
             break
-        if length > short:
-            if length < 126:
-                break
-            end = mask + (2 if length == 126 else 8)
+        if length > 125:
+            shortest, end = (126, mask + 2) if length == 126 else (65536, mask + 8)
             if size < end:
                 break
-            shortest = 126 if length == 126 else 65536
             length = int.from_bytes(data[mask:end], "big")
             mask = end
-            if not shortest <= length <= max_size:
+            if length < shortest:
                 break
+        if length > max_size:
+            break
         start = mask + MASK_SIZE
         end = start + length
         if size < end:

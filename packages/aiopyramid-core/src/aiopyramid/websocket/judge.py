@@ -16,7 +16,7 @@ from websockets.exceptions import ProtocolError
 from websockets.frames import Close, CloseCode, Frame, Opcode
 from websockets.protocol import OPEN, SERVER, Protocol
 
-from .frames import MASKED, TEXT, encode_header
+from .frames import MASKED, TEXT
 
 if TYPE_CHECKING:
     from websockets.extensions import Extension
@@ -61,7 +61,7 @@ class Judge:
         extensions: What the handshake has negotiated.
     """
 
-    __slots__ = ("_decoder", "_fragments", "_protocol", "_size", "max_frame_size", "max_size")
+    __slots__ = ("_decoder", "_fragments", "_protocol", "_size", "in_message", "max_frame_size", "max_size")
 
     def __init__(self, max_message_size: int, extensions: list[Extension]) -> None:
         self.max_size = max_message_size
@@ -73,6 +73,8 @@ class Judge:
         self._fragments: io.StringIO | io.BytesIO | None = None
         self._decoder: codecs.IncrementalDecoder | None = None
         self._size = 0  # of the fragments
+        #: True between the fragments of a message.
+        self.in_message = False
 
     # Questions.
 
@@ -85,15 +87,6 @@ class Judge:
     def ended(self) -> bool:
         """True if nothing is to be sent or judged any more: the TCP connection can end."""
         return self._protocol.eof_sent
-
-    @property
-    def in_message(self) -> bool:
-        """True between the fragments of a message."""
-        return self._protocol.current_size is not None
-
-    def compresses(self) -> bool:
-        """Return True if messages are sent compressed."""
-        return bool(self._protocol.extensions)
 
     def continues(self, first: int) -> bool:
         """Return True if a frame with this first byte is a data frame where one may stand."""
@@ -159,6 +152,7 @@ class Judge:
             # message just never ends (section 5.4).
             protocol.current_size = None
         protocol.receive_data(frame)
+        self.in_message = protocol.current_size is not None
         for event in protocol.events_received():
             assert isinstance(event, Frame)
             if event.opcode is Opcode.PONG:
@@ -206,17 +200,15 @@ class Judge:
         """Return what is to be written now."""
         return b"".join(self._protocol.data_to_send())
 
-    def message(self, first_byte: int, payload: bytes) -> bytes:
+    def encode_message(self, first_byte: int, payload: bytes) -> bytes:
         """
-        Return the frame of a message.
+        Return the frame of a message, with the extensions.
 
         Args:
             first_byte: ``TEXT`` or ``BINARY``.
             payload: The message, in UTF-8 if it is text.
         """
         protocol = self._protocol
-        if not protocol.extensions:
-            return encode_header(first_byte, len(payload)) + payload
         (protocol.send_text if first_byte == TEXT else protocol.send_binary)(payload)
         return self.answer()
 

@@ -6,6 +6,10 @@ import asyncio
 from collections import deque
 from sys import getsizeof
 
+# What a message takes at most in Python: a text, four bytes for each byte on the wire.
+WIDTH = 4
+OVERHEAD = 80
+
 
 class MessageQueue:
     """
@@ -18,32 +22,45 @@ class MessageQueue:
     """
 
     # There may be thousands.
-    __slots__ = ("_loop", "_max_count", "_max_size", "_messages", "_receiver", "_size")
+    __slots__ = ("_loop", "_max_count", "_max_size", "_receiver", "_size", "messages")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, max_count: int, max_size: int) -> None:
         self._loop = loop
         self._max_count = max_count
         self._max_size = max_size
-        self._messages: deque[str | bytes] = deque()
+        #: The messages, oldest first; to be changed by the methods.
+        self.messages: deque[str | bytes] = deque()
+        # At least what the messages take: to know it exactly takes time, for each of them.
         self._size = 0
         self._receiver: asyncio.Future[None] | None = None
 
-    def __len__(self) -> int:
-        return len(self._messages)
-
     def room(self) -> int:
         """Return how many more messages may be put, as far as is known before their size is."""
-        return self._max_count - len(self._messages) if self._size < self._max_size else 0
+        if self._size >= self._max_size:
+            self._size = sum(map(getsizeof, self.messages))
+            if self._size >= self._max_size:
+                return 0
+        return self._max_count - len(self.messages)
 
     def has_room_again(self) -> bool:
         """Return True if a queue that was full is at most half full."""
-        return len(self._messages) <= self._max_count // 2 and self._size <= self._max_size // 2
+        return not self.messages or (
+            len(self.messages) <= self._max_count // 2 and self._size <= self._max_size // 2
+        )
 
-    def put(self, message: str | bytes) -> None:
-        """Add a message, and wake who waits for one."""
-        self._messages.append(message)
-        self._size += getsizeof(message)
-        self.wake()
+    def put(self, messages: list[str | bytes], size: int) -> None:
+        """
+        Add messages, and wake who waits for one.
+
+        Args:
+            messages: The messages.
+            size: Their size on the wire, in bytes.
+        """
+        self.messages += messages
+        self._size += WIDTH * size + OVERHEAD * len(messages)
+        receiver = self._receiver
+        if receiver is not None and not receiver.done():
+            receiver.set_result(None)
 
     def take(self) -> str | bytes:
         """
@@ -52,31 +69,26 @@ class MessageQueue:
         Raises:
             IndexError: If there is none.
         """
-        message = self._messages.popleft()
-        self._size -= getsizeof(message)
+        message = self.messages.popleft()
+        self._size -= len(message)
         return message
 
     def clear(self) -> None:
         """Drop all messages."""
-        self._messages.clear()
+        self.messages.clear()
         self._size = 0
 
-    async def wait(self) -> None:
+    def wait(self) -> asyncio.Future[None]:
         """
-        Wait until a message is put, or `wake` is called.
+        Return a future that is done when a message is put, or `wake` is called.
 
         Raises:
             RuntimeError: If another task waits already.
         """
-        if self._receiver is not None and not self._receiver.cancelled():
+        if self._receiver is not None and not self._receiver.done():
             raise RuntimeError("another task is waiting for a message of this connection")
-        receiver = self._receiver = self._loop.create_future()
-        try:
-            await receiver
-        finally:
-            # Unless this was cancelled and another waits already.
-            if self._receiver is receiver:
-                self._receiver = None
+        self._receiver = self._loop.create_future()
+        return self._receiver
 
     def wake(self) -> None:
         """Wake who waits for a message."""

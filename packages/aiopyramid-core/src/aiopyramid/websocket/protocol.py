@@ -19,10 +19,10 @@ state       meaning                                            READY   FULL   WA
 ``LOST``    the transport is gone                              yes     no     no
 =========== ================================================== ======= ====== =========
 
-A state is only left for one that stands below it. ``complete`` is set while a connection
-is ``OPEN`` when all that the peer will ever send is in the buffer, since it has ended or
-its close frame was seen there: then the queue has no bounds any more, and reading is never
-``FULL`` again.
+A state is only left for one that stands below it. ``complete`` is set when nothing that
+the peer may still send matters, since it has ended, or its close frame was seen in the
+buffer. While the connection is still ``OPEN`` then, the queue has no bounds, and reading
+is not ``FULL`` any more.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 from websockets.frames import Close, CloseCode, Opcode
 
 from .exceptions import WebsocketClosed
-from .frames import MASK_SIZE, find_frame, find_payload, read_messages
+from .frames import MASK_SIZE, encode_message, find_frame, find_payload, read_messages
 from .judge import OPCODE, Judge, Pong
 from .keepalive import Keepalive
 from .messages import MessageQueue
@@ -91,6 +91,7 @@ class WebsocketProtocol(asyncio.Protocol):
     __slots__ = (
         "_close_timer",
         "_closing",
+        "_encode",
         "_gave_way",
         "_loop",
         "_lost",
@@ -131,6 +132,7 @@ class WebsocketProtocol(asyncio.Protocol):
         self.transport: Any = None
         self.queue = MessageQueue(loop, options.max_queue, options.max_queue_size)
         self.judge = Judge(options.max_message_size, extensions)
+        self._encode = self.judge.encode_message if extensions else encode_message
         self.writer = Writer(loop, options.send_timeout, self._send_overdue)
         self.keepalive = Keepalive(
             loop,
@@ -164,14 +166,15 @@ class WebsocketProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.bytes_received += len(data)
-        if self.state >= ENDED or self.complete:
+        if self.complete:
             return
         if self.buffer:
             self._buffer_more(data)
-        else:
+            data = self.buffer
+        elif self.reading is not READY:
             self.buffer = data
         if self.reading is READY:
-            self._parse(BUDGET)
+            self._parse(data, 0, BUDGET)
         elif self.reading is FULL:
             self._look_ahead(BUDGET)
 
@@ -208,31 +211,35 @@ class WebsocketProtocol(asyncio.Protocol):
 
     # Reading: from bytes to frames.
 
-    def _parse(self, budget: int) -> int:
+    def _parse(self, data: bytes | bytearray, position: int, budget: int) -> int:
         """
-        Handle the frames in the buffer.
+        Handle the frames that have been received, and keep the rest in the buffer.
 
         Args:
-            budget: How many at most.
+            data: What has been received.
+            position: Where a frame begins.
+            budget: How many frames to handle at most.
 
         Returns:
             What is left of the budget.
         """
-        data, position, size = self.buffer, self.position, len(self.buffer)
-        judge, queue = self.judge, self.queue
-        self.reading = READY
-        while position < size:
+        judge, queue, size = self.judge, self.queue, len(data)
+        while True:
             room = budget
             if self.state is OPEN:
-                if not self.complete:
-                    room = min(budget, queue.room())
+                if not self.complete and (queue_room := queue.room()) < room:
+                    room = queue_room
                 if not judge.in_message:
-                    messages, position = read_messages(data, position, judge.max_size, room)
-                    for message in messages:
-                        queue.put(message)
-                    self.messages_received += len(messages)
-                    budget -= len(messages)
-                    room -= len(messages)
+                    messages, end = read_messages(data, position, judge.max_size, room)
+                    if messages:
+                        queue.put(messages, end - position)
+                        position = end
+                        count = len(messages)
+                        self.messages_received += count
+                        budget -= count
+                        room -= count
+            if position == size:
+                break
             found = find_payload(data, position)
             if found is None:
                 break
@@ -243,7 +250,7 @@ class WebsocketProtocol(asyncio.Protocol):
                     self._wait_for_turn()
                 break
             first, (mask, length) = data[position], found
-            if queue and not (self._gave_way or judge.continues(first)):
+            if queue.messages and not (self._gave_way or judge.continues(first)):
                 self._give_way()
                 break
             objection = judge.objection(first, data[position + 1], length)
@@ -259,14 +266,14 @@ class WebsocketProtocol(asyncio.Protocol):
                 return budget
             budget -= 1 + length // FRAME_SIZE
             position = end
-        if position == size:
-            self.buffer, self.position, self._scanned = b"", 0, 0
-        else:
+        if position < size:
             self.buffer, self.position = data, position
             self._scanned = max(self._scanned, position)
+        elif self.buffer:
+            self.buffer, self.position, self._scanned = b"", 0, 0
         if self.reading is FULL:
             return self._look_ahead(budget)
-        if self.reading is READY and self.complete:
+        if self.complete and self.reading is READY:
             self._peer_done()
         return budget
 
@@ -297,7 +304,8 @@ class WebsocketProtocol(asyncio.Protocol):
         """
         if self.reading is not WAITING:
             return budget  # it has ended
-        budget = self._parse(budget)
+        self.reading = READY
+        budget = self._parse(self.buffer, self.position, budget)
         if self.transport is not None and (
             self.reading is READY or (self.reading is FULL and not self._is_far_ahead())
         ):
@@ -335,10 +343,6 @@ class WebsocketProtocol(asyncio.Protocol):
     def _is_far_ahead(self) -> bool:
         return len(self.buffer) - self.position > READ_AHEAD
 
-    def is_full(self) -> bool:
-        """Return True if reading waits for room in the queue."""
-        return self.reading is FULL
-
     def resume(self) -> None:
         """Read on: the queue has room again."""
         if self.reading is FULL:
@@ -349,7 +353,7 @@ class WebsocketProtocol(asyncio.Protocol):
         if isinstance(event, Pong):
             self.keepalive.pong_received(event.payload)
         elif event is not None:
-            self.queue.put(event)
+            self.queue.put([event], len(event))
             self.messages_received += 1
         if opcode == Opcode.PING and self.judge.open:
             self.writer.write_pong(self.judge.answer())
@@ -370,7 +374,7 @@ class WebsocketProtocol(asyncio.Protocol):
 
     def send_message(self, first_byte: int, payload: bytes) -> None:
         """Write a whole message: ``first_byte`` is ``TEXT`` or ``BINARY``."""
-        self.writer.write(self.judge.message(first_byte, payload))
+        self.writer.write(self._encode(first_byte, payload))
         self.messages_sent += 1
 
     def _send_overdue(self) -> None:
@@ -451,7 +455,7 @@ class WebsocketProtocol(asyncio.Protocol):
     def _end(self) -> None:
         """Close the TCP connection, but let the peer read what was sent."""
         self._begin_closing()
-        self.reading = READY
+        self.reading, self.complete = READY, True
         self.buffer, self.position = b"", 0
         if self.transport is None:
             self._end_lost()
