@@ -58,7 +58,7 @@ class WebsocketConnection:
                 return None
             protocol.writer.flush()
             await queue.wait()
-        message = queue.take()
+        message = queue.messages.popleft()
         if protocol.reading is FULL and queue.has_room_again():
             protocol.resume()
         return message

@@ -7,6 +7,8 @@ stands, for :mod:`aiopyramid.websocket.judge`.
 
 from __future__ import annotations
 
+from collections.abc import MutableSequence
+
 from websockets.frames import Opcode
 
 try:
@@ -39,7 +41,10 @@ def encode_message(first_byte: int, payload: bytes) -> bytes:
         first_byte: ``TEXT`` or ``BINARY``.
         payload: The message, in UTF-8 if it is text.
     """
-    return encode_header(first_byte, len(payload)) + payload
+    length = len(payload)
+    if length < 126:  # most are
+        return bytes((first_byte, length)) + payload
+    return encode_header(first_byte, length) + payload
 
 
 def find_payload(data: bytes | bytearray, position: int) -> tuple[int, int] | None:
@@ -93,8 +98,12 @@ def find_frame(
 
 
 def read_messages(
-    data: bytes | bytearray, position: int, max_size: int, max_count: int
-) -> tuple[list[str | bytes], int]:
+    data: bytes | bytearray,
+    position: int,
+    max_size: int,
+    max_count: int,
+    messages: MutableSequence[str | bytes],
+) -> int:
     """
     Read messages that are beyond doubt: whole, in one frame, uncompressed and legal.
 
@@ -103,11 +112,11 @@ def read_messages(
         position: Where a frame begins.
         max_size: The largest payload, in bytes.
         max_count: How many messages to read at most.
+        messages: What they are appended to.
 
     Returns:
-        The messages, and where the first frame begins that is none of them.
+        Where the first frame begins that is not one of them.
     """
-    messages: list[str | bytes] = []
     size = len(data)
     while size - position > 1 and max_count > 0:
         first = data[position]
@@ -139,4 +148,4 @@ def read_messages(
                 break
         position = end
         max_count -= 1
-    return messages, position
+    return position

@@ -61,7 +61,16 @@ class Judge:
         extensions: What the handshake has negotiated.
     """
 
-    __slots__ = ("_decoder", "_fragments", "_protocol", "_size", "in_message", "max_frame_size", "max_size")
+    # There may be thousands.
+    __slots__ = (
+        "_decoder",
+        "_fragments",
+        "_protocol",
+        "_size",
+        "in_message",
+        "max_frame_size",
+        "max_size",
+    )
 
     def __init__(self, max_message_size: int, extensions: list[Extension]) -> None:
         self.max_size = max_message_size

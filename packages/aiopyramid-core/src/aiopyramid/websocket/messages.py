@@ -22,56 +22,58 @@ class MessageQueue:
     """
 
     # There may be thousands.
-    __slots__ = ("_loop", "_max_count", "_max_size", "_receiver", "_size", "messages")
+    __slots__ = (
+        "_loop",
+        "_max_count",
+        "_max_size",
+        "_receiver",
+        "_resume_at",
+        "_size",
+        "messages",
+        "received",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, max_count: int, max_size: int) -> None:
         self._loop = loop
         self._max_count = max_count
         self._max_size = max_size
-        #: The messages, oldest first; to be changed by the methods.
+        #: The messages: appended on the right (and then `added`), taken from the left.
         self.messages: deque[str | bytes] = deque()
+        self.received = 0  # in all
         # At least what the messages take: to know it exactly takes time, for each of them.
         self._size = 0
+        self._resume_at = 0
         self._receiver: asyncio.Future[None] | None = None
 
     def room(self) -> int:
         """Return how many more messages may be put, as far as is known before their size is."""
+        messages = self.messages
+        room = self._max_count - len(messages)
         if self._size >= self._max_size:
-            self._size = sum(map(getsizeof, self.messages))
+            self._size = sum(map(getsizeof, messages))
             if self._size >= self._max_size:
-                return 0
-        return self._max_count - len(self.messages)
+                room = 0
+        if room <= 0:
+            self._resume_at = len(messages) // 2
+        return room
 
     def has_room_again(self) -> bool:
-        """Return True if a queue that was full is at most half full."""
-        return not self.messages or (
-            len(self.messages) <= self._max_count // 2 and self._size <= self._max_size // 2
-        )
+        """Return True if half of a full queue was taken."""
+        return len(self.messages) <= self._resume_at
 
-    def put(self, messages: list[str | bytes], size: int) -> None:
+    def added(self, count: int, size: int) -> None:
         """
-        Add messages, and wake who waits for one.
+        Count what was appended to `messages`, and wake who waits for a message.
 
         Args:
-            messages: The messages.
+            count: How many messages.
             size: Their size on the wire, in bytes.
         """
-        self.messages += messages
-        self._size += WIDTH * size + OVERHEAD * len(messages)
+        self.received += count
+        self._size += WIDTH * size + OVERHEAD * count
         receiver = self._receiver
         if receiver is not None and not receiver.done():
             receiver.set_result(None)
-
-    def take(self) -> str | bytes:
-        """
-        Remove the oldest message and return it.
-
-        Raises:
-            IndexError: If there is none.
-        """
-        message = self.messages.popleft()
-        self._size -= len(message)
-        return message
 
     def clear(self) -> None:
         """Drop all messages."""

@@ -9,20 +9,20 @@ so that it sees a disconnect at once and answers pings, until the queue is full.
 How far a connection is from its end (:class:`State`), what its reading waits for
 (:class:`Reading`), and which of them go together:
 
-=========== ================================================== ======= ====== =========
-state       meaning                                            READY   FULL   WAITING
-=========== ================================================== ======= ====== =========
-``OPEN``    both sides may send messages                       yes     yes    yes
-``CLOSING`` a close frame was sent or received, or the peer    yes     no     yes
+=========== ================================================== ===== ===== ======= =====
+state       meaning                                            READY FULL  WAITING DONE
+=========== ================================================== ===== ===== ======= =====
+``OPEN``    both sides may send messages                       yes   yes   yes     no
+``CLOSING`` a close frame was sent or received, or the peer    yes   no    yes     yes
             has ended without one: no more messages
-``ENDED``   our last byte is written; what comes is dropped    yes     no     no
-``LOST``    the transport is gone                              yes     no     no
-=========== ================================================== ======= ====== =========
+``ENDED``   our last byte is written                           no    no    no      yes
+``LOST``    the transport is gone                              no    no    no      yes
+=========== ================================================== ===== ===== ======= =====
 
-A state is only left for one that stands below it. ``complete`` is set when nothing that
-the peer may still send matters, since it has ended, or its close frame was seen in the
-buffer. While the connection is still ``OPEN`` then, the queue has no bounds, and reading
-is not ``FULL`` any more.
+A state is only left for one that stands below it. ``complete`` is set when all that
+matters of what the peer sends is in the buffer, since it has ended, or its close frame was
+seen there. While the connection is still ``OPEN`` then, reading is ``WAITING``, and the
+queue has no bounds.
 """
 
 from __future__ import annotations
@@ -69,10 +69,11 @@ class Reading(enum.Enum):
     READY = "nothing but bytes"
     FULL = "room in the queue"
     WAITING = "a later turn of the loop"
+    DONE = "nothing: what comes is dropped"
 
 
 OPEN, CLOSING, ENDED, LOST = State
-READY, FULL, WAITING = Reading
+READY, FULL, WAITING, DONE = Reading
 
 
 class WebsocketProtocol(asyncio.Protocol):
@@ -104,7 +105,6 @@ class WebsocketProtocol(asyncio.Protocol):
         "failure",
         "judge",
         "keepalive",
-        "messages_received",
         "messages_sent",
         "options",
         "position",
@@ -152,7 +152,7 @@ class WebsocketProtocol(asyncio.Protocol):
         self._close_timer: asyncio.TimerHandle | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self.failure: Close | None = None  # how it ended, if not with a close frame
-        self.messages_received = self.messages_sent = self.bytes_received = 0
+        self.messages_sent = self.bytes_received = 0
 
     # The transport's side.
 
@@ -166,27 +166,25 @@ class WebsocketProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.bytes_received += len(data)
-        if self.complete:
-            return
-        if self.buffer:
-            self._buffer_more(data)
-            data = self.buffer
-        elif self.reading is not READY:
-            self.buffer = data
         if self.reading is READY:
-            self._parse(data, 0, BUDGET)
-        elif self.reading is FULL:
-            self._look_ahead(BUDGET)
+            self._parse(self._joined(data) if self.buffer else data, 0, BUDGET)
+        elif self.reading is not DONE and not self.complete:
+            self.buffer = self._joined(data)
+            if self.reading is FULL:
+                self._look_ahead(BUDGET)
 
-    def _buffer_more(self, data: bytes) -> None:
+    def _joined(self, data: bytes) -> bytearray:
+        """Return what is in the buffer, from its next frame on, and ``data`` behind it."""
+        buffer = self.buffer
         # Not cut off frame by frame: a lot of small ones would be copied again and again.
-        if isinstance(self.buffer, bytes):
-            self.buffer = bytearray(memoryview(self.buffer)[self.position :])
+        if isinstance(buffer, bytes):
+            buffer = bytearray(memoryview(buffer)[self.position :])
         else:
-            del self.buffer[: self.position]
+            del buffer[: self.position]
         self._scanned = max(self._scanned - self.position, 0)
         self.position = 0
-        self.buffer += data
+        buffer += data
+        return buffer
 
     def eof_received(self) -> bool:
         """
@@ -224,22 +222,27 @@ class WebsocketProtocol(asyncio.Protocol):
             What is left of the budget.
         """
         judge, queue, size = self.judge, self.queue, len(data)
+        messages = queue.messages
         while True:
             room = budget
             if self.state is OPEN:
                 if not self.complete and (queue_room := queue.room()) < room:
                     room = queue_room
                 if not judge.in_message:
-                    messages, end = read_messages(data, position, judge.max_size, room)
-                    if messages:
-                        queue.put(messages, end - position)
+                    count = -len(messages)
+                    end = read_messages(data, position, judge.max_size, room, messages)
+                    if end != position:
+                        count += len(messages)
+                        queue.added(count, end - position)
                         position = end
-                        count = len(messages)
-                        self.messages_received += count
                         budget -= count
                         room -= count
             if position == size:
-                break
+                if self.buffer:
+                    self.buffer, self.position, self._scanned = b"", 0, 0
+                if self.complete:
+                    self._peer_done()
+                return budget
             found = find_payload(data, position)
             if found is None:
                 break
@@ -250,7 +253,7 @@ class WebsocketProtocol(asyncio.Protocol):
                     self._wait_for_turn()
                 break
             first, (mask, length) = data[position], found
-            if queue.messages and not (self._gave_way or judge.continues(first)):
+            if messages and not (self._gave_way or judge.continues(first)):
                 self._give_way()
                 break
             objection = judge.objection(first, data[position + 1], length)
@@ -266,11 +269,8 @@ class WebsocketProtocol(asyncio.Protocol):
                 return budget
             budget -= 1 + length // FRAME_SIZE
             position = end
-        if position < size:
-            self.buffer, self.position = data, position
-            self._scanned = max(self._scanned, position)
-        elif self.buffer:
-            self.buffer, self.position, self._scanned = b"", 0, 0
+        self.buffer, self.position = data, position
+        self._scanned = max(self._scanned, position)
         if self.reading is FULL:
             return self._look_ahead(budget)
         if self.complete and self.reading is READY:
@@ -353,8 +353,8 @@ class WebsocketProtocol(asyncio.Protocol):
         if isinstance(event, Pong):
             self.keepalive.pong_received(event.payload)
         elif event is not None:
-            self.queue.put([event], len(event))
-            self.messages_received += 1
+            self.queue.messages.append(event)
+            self.queue.added(1, len(event))
         if opcode == Opcode.PING and self.judge.open:
             self.writer.write_pong(self.judge.answer())
         else:
@@ -432,7 +432,7 @@ class WebsocketProtocol(asyncio.Protocol):
         self.complete = True
         if self.reading is FULL:
             self._wait_for_turn()
-        elif self.reading is READY:
+        elif self.reading is not WAITING:
             self._peer_done()
 
     def _peer_done(self) -> None:
@@ -441,6 +441,7 @@ class WebsocketProtocol(asyncio.Protocol):
             self._end()
         else:
             self._begin_closing()
+            self.reading = DONE
             self.transport.close()
 
     def _begin_closing(self) -> None:
@@ -455,7 +456,7 @@ class WebsocketProtocol(asyncio.Protocol):
     def _end(self) -> None:
         """Close the TCP connection, but let the peer read what was sent."""
         self._begin_closing()
-        self.reading, self.complete = READY, True
+        self.reading = DONE
         self.buffer, self.position = b"", 0
         if self.transport is None:
             self._end_lost()

@@ -147,7 +147,7 @@ class Session:
             "code": int(status.code),
             "reason": status.reason,
             "duration": duration,
-            "messages_received": protocol.messages_received,
+            "messages_received": protocol.queue.received,
             "messages_sent": protocol.messages_sent,
             "bytes_received": protocol.bytes_received,
             "bytes_sent": protocol.writer.bytes_sent,
