@@ -1,0 +1,83 @@
+"""
+Checks that each module is covered by its own test file.
+
+    hatch run test:own
+
+``aiopyramid/websocket/judge.py`` is covered by ``test_websocket_judge.py``, in the tests of
+its distribution. Lines that only the tests of other modules run do not count: they pass by
+accident, and fail far from the cause.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import coverage
+import pytest
+
+HERE = Path(__file__).parent
+LEAST = 90  # percent of the lines of a module
+
+
+class Contexts:
+    """Tells coverage which test file runs."""
+
+    def __init__(self, cov: coverage.Coverage) -> None:
+        self.cov = cov
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        self.cov.switch_context(item.path.name)
+        result = yield
+        self.cov.switch_context("")
+        return result
+
+
+def test_file(source: Path, root: Path) -> str:
+    """Return the name of a module's test file."""
+    parts = source.relative_to(root).with_suffix("").parts[1:]  # without the package's name
+    return f"test_{'_'.join(part for part in parts if part != '__init__')}.py"
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        cov = coverage.Coverage(
+            data_file=str(Path(folder) / "data"),
+            config_file=False,
+            source=[str(root) for root in HERE.glob("*/src")],
+            concurrency=["greenlet", "thread"],
+        )
+        cov.exclude("if TYPE_CHECKING:")
+        cov.exclude("pragma: no cover")
+        cov.start()
+        failed = pytest.main(["-q", "-p", "no:cacheprovider", str(HERE)], [Contexts(cov)])
+        cov.stop()
+        if failed:
+            return int(failed)
+        poor = 0
+        for root in sorted(HERE.glob("*/src")):
+            for source in sorted(root.rglob("*.py")):
+                poor += not check(cov, source, root)
+    return poor
+
+
+def check(cov: coverage.Coverage, source: Path, root: Path) -> bool:
+    """Print a line about a module that is not covered by its own test file."""
+    own = test_file(source, root)
+    _, statements, _, _, _ = cov.analysis2(str(source))
+    # What runs when a module is imported has no context.
+    contexts = cov.get_data().contexts_by_lineno(str(source))
+    covered = {line for line, names in contexts.items() if own in names or "" in names}
+    missing = sorted(set(statements) - covered)
+    if len(missing) * 100 <= len(statements) * (100 - LEAST):
+        return True
+    print(f"{source.relative_to(root)}: {own} does not cover {len(missing)} of {len(statements)}")
+    print(f"    lines {', '.join(map(str, missing))}")
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())
