@@ -6,14 +6,19 @@
 
 PYTHON ?= python3
 HATCH = .venv/bin/hatch
+PYTHONS = 3.12 3.13
 
-.PHONY: demo demo-uwsgi test lint types docs build check autobahn clean
+.PHONY: demo demo-uwsgi test lint types docs build check pythons autobahn clean
 
+# The servers are make's own processes, without Hatch and its shell between: so Ctrl-C and SIGTERM
+# reach them and end make with the server's exit code.
 demo: $(HATCH)
-	$(HATCH) run demo
+	@$(HATCH) run true
+	@exec "$$($(HATCH) env find)/bin/gunicorn" -c demo/gunicorn.conf.py
 
 demo-uwsgi: $(HATCH)
-	$(HATCH) run uwsgi:demo
+	@$(HATCH) run uwsgi:aiopyramid-uwsgi build
+	@exec "$$($(HATCH) env find uwsgi)/bin/uwsgi" --ini demo/uwsgi.ini
 
 test: $(HATCH)
 	$(HATCH) run test:run
@@ -27,8 +32,15 @@ types: $(HATCH)
 docs: $(HATCH)
 	$(HATCH) run docs:build
 
+# One after the other: `hatch build --all --clean` would leave the last one alone, and knows only
+# the members of the default environment.
 build: $(HATCH)
-	$(HATCH) build --all --clean
+	rm -rf dist
+	set -e; for package in packages/*; do (cd $$package && "$(CURDIR)/$(HATCH)" build "$(CURDIR)/dist"); done
+
+# The quick tests on other Python versions, of those that are installed.
+pythons: $(HATCH)
+	.ci/pythons $(PYTHONS)
 
 # The whole Autobahn test suite, a quarter of an hour.
 autobahn: $(HATCH)

@@ -1,6 +1,10 @@
 """gunicorn's settings for the demo; see ``app.py``."""
 
+import warnings
 from typing import Any
+
+# Pyramid 2 imports it from setuptools, which warns; nothing is to be done about it here.
+warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)
 
 wsgi_app = "demo.app:main()"
 worker_class = "aiopyramid.gunicorn.worker.AsyncGunicornWorker"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from harness import HERE, WORKER
+
+import aiopyramid
 
 PACKAGES = HERE.parent / "packages"
 
@@ -50,6 +53,14 @@ def test_there_is_a_wheel_and_an_sdist_of_each_with_one_version(dist: Path):
     for sdist in dist.glob("*.tar.gz"):
         with tarfile.open(sdist) as archive:
             assert any(name.endswith("/LICENSE") for name in archive.getnames())
+
+
+def test_the_newest_changes_are_those_of_this_version():
+    changes = (HERE.parent / "CHANGES.md").read_text()
+    newest = re.search(r"^## (\S+)( \(unreleased\))?", changes, re.M)
+    assert newest is not None
+    version, dev, _ = aiopyramid.__version__.partition(".dev")
+    assert newest.groups() == (version, " (unreleased)" if dev else None)
 
 
 def test_the_gunicorn_wheel_serves_in_an_empty_environment(dist: Path, launch, tmp_path: Path):
