@@ -15,10 +15,10 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Close
 from websockets.protocol import CLIENT, Protocol
 
-from aiopyramid.websocket.exceptions import WebsocketClosed
 from aiopyramid.websocket.frames import encode_header
 from aiopyramid.websocket.options import WebsocketOptions
-from aiopyramid.websocket.protocol import LOST, OPEN, READY
+from aiopyramid.websocket.protocol import FULL, LOST, OPEN, READY, WAITING
+from aiopyramid.websocket.turns import BUDGET, FRAME_SIZE
 
 
 def run(coroutine: Awaitable[Any]) -> Any:
@@ -26,9 +26,6 @@ def run(coroutine: Awaitable[Any]) -> Any:
         return await coroutine
 
     return asyncio.run(main())
-
-
-# Reading.
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536, 70000])
@@ -127,17 +124,6 @@ async def test_what_arrives_while_reading_is_paused_is_kept():
     assert [await peer.ws.recv() for _ in range(5)] == [bytes([n]) * 300 for n in range(5)]
 
 
-async def test_messages_before_a_close_frame_are_received_and_then_none():
-    peer = Peer()
-    peer.feed(frame(0x81, b"last words") + frame(0x88, Close(1000, "bye").serialize()))
-    assert await peer.ws.recv() == "last words"
-    assert await peer.ws.recv() is None
-    assert await peer.ws.recv() is None
-    assert (peer.ws.close_code, peer.ws.close_reason) == (1000, "bye")
-    assert peer.frames() == [(0x88, Close(1000, "bye").serialize())]
-    peer.lose()
-
-
 async def test_a_close_frame_inside_of_a_message_is_answered_normally():
     peer = Peer()
     peer.feed(frame(0x01, b"half") + frame(0x88, Close(1000, "").serialize()))
@@ -146,263 +132,11 @@ async def test_a_close_frame_inside_of_a_message_is_answered_normally():
     peer.lose()
 
 
-async def test_only_one_task_may_receive():
-    peer = Peer()
-    first = asyncio.ensure_future(peer.ws.recv())
-    await asyncio.sleep(0)
-    with pytest.raises(RuntimeError, match="another task"):
-        await peer.ws.recv()
-    peer.feed(frame(0x81, b"x"))
-    assert await first == "x"
-
-
-async def test_recv_may_be_called_right_after_another_was_cancelled():
-    peer = Peer()
-    first = asyncio.ensure_future(peer.ws.recv())
-    await asyncio.sleep(0)
-    first.cancel()
-    second = asyncio.ensure_future(peer.ws.recv())
-    await asyncio.sleep(0)
-    peer.feed(frame(0x81, b"x"))
-    assert await second == "x"
-    assert first.cancelled()
-
-
-async def test_a_cancelled_recv_loses_no_message():
-    peer = Peer()
-    receiving = asyncio.ensure_future(peer.ws.recv())
-    await asyncio.sleep(0)
-    peer.feed(frame(0x81, b"x"))
-    receiving.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await receiving
-    assert await peer.ws.recv() == "x"
-
-
-# Writing.
-
-
-async def test_all_kinds_of_messages_are_sent():
-    peer = Peer()
-    for message in ("text", b"bytes", bytearray(b"array"), memoryview(b"view")):
-        await peer.ws.send(message)
-    assert peer.frames() == [(0x81, b"text"), (0x82, b"bytes"), (0x82, b"array"), (0x82, b"view")]
-
-
-async def test_other_types_are_refused():
-    peer = Peer()
-    with pytest.raises(TypeError, match="bytearray or memoryview, not int"):
-        await peer.ws.send(1)
-    assert peer.frames() == []
-
-
-async def test_a_memoryview_of_larger_items_is_sent_as_its_bytes():
-    import array
-
-    numbers = array.array("I", [1, 2, 3])
-    peer = Peer()
-    await peer.ws.send(memoryview(numbers))
-    assert peer.frames() == [(0x82, numbers.tobytes())]
-
-
-async def test_a_burst_is_written_in_few_pieces_and_in_order():
-    peer = Peer()
-    for n in range(100):
-        await peer.ws.send(str(n))
-    assert peer.transport.writes < 5
-    assert [payload for _, payload in peer.frames()] == [str(n).encode() for n in range(100)]
-
-
-async def test_an_answer_is_written_at_once():
-    peer = Peer()
-    peer.feed(frame(0x81, b"?"))
-    await peer.ws.send("!")
-    assert peer.transport.written == b"\x81\x01!"
-
-
-async def test_send_waits_while_the_peer_does_not_read():
-    peer = Peer()
-    peer.protocol.pause_writing()
-    sending = asyncio.ensure_future(peer.ws.send("x"))
-    await asyncio.sleep(0)
-    assert not sending.done()
-    peer.protocol.resume_writing()
-    await sending
-
-
-async def test_a_send_that_waits_fails_when_the_connection_is_lost():
-    peer = Peer()
-    peer.protocol.pause_writing()
-    sending = asyncio.ensure_future(peer.ws.send("x"))
-    await asyncio.sleep(0)
-    peer.lose()
-    with pytest.raises(WebsocketClosed, match="1006"):
-        await sending
-
-
-async def test_a_peer_that_does_not_read_is_dropped_after_the_send_timeout():
-    peer = Peer(WebsocketOptions(send_timeout=0.01, ping_interval=0))
-    peer.protocol.pause_writing()
-    await until(lambda: peer.protocol.state is LOST)
-    assert (peer.ws.close_code, peer.ws.close_reason) == (
-        1006,
-        "the peer does not read what it is sent",
-    )
-
-
-async def test_a_peer_that_does_not_read_gets_one_pong_for_many_pings():
-    peer = Peer()
-    peer.protocol.pause_writing()
-    for n in range(1000):
-        peer.feed(frame(0x89, str(n).encode()))
-    assert peer.frames() == []
-    peer.protocol.resume_writing()
-    assert peer.frames() == [(0x8A, b"999")]
-
-
-async def test_a_view_that_only_sends_lets_others_run():
-    peer = Peer()
-    ran = asyncio.Event()
-    asyncio.get_running_loop().call_soon(ran.set)
-    for _ in range(100):
-        await peer.ws.send(bytes(10_000))
-        if ran.is_set():
-            break
-    else:
-        raise AssertionError("the sender never gave way")
-
-
-# Pings.
-
-
-async def test_ping_returns_the_latency():
-    peer = Peer()
-    pinging = asyncio.ensure_future(peer.ws.ping())
-    await asyncio.sleep(0)
-    ((first_byte, payload),) = peer.frames()
-    assert first_byte == 0x89
-    peer.feed(frame(0x8A, b"unsolicited"))
-    await asyncio.sleep(0)
-    assert not pinging.done()
-    peer.feed(frame(0x8A, payload))
-    assert await pinging == peer.ws.latency > 0
-    assert not peer.protocol.keepalive._pings
-
-
-async def test_a_pong_answers_all_earlier_pings():
-    peer = Peer()
-    pinging = [asyncio.ensure_future(peer.ws.ping()) for _ in range(3)]
-    await asyncio.sleep(0)
-    peer.feed(frame(0x8A, peer.frames()[1][1]))
-    await asyncio.sleep(0)
-    assert [ping.done() for ping in pinging] == [True, True, False]
-    peer.lose()
-    with pytest.raises(WebsocketClosed):
-        await pinging[2]
-    await asyncio.gather(*pinging[:2])
-
-
-async def test_ping_of_a_closed_connection_raises():
-    peer = Peer()
-    peer.lose()
-    with pytest.raises(WebsocketClosed):
-        await peer.ws.ping()
-
-
-async def test_a_cancelled_ping_is_forgotten():
-    peer = Peer()
-    pinging = asyncio.ensure_future(peer.ws.ping())
-    await asyncio.sleep(0)
-    pinging.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await pinging
-    assert not peer.protocol.keepalive._pings
-
-
-async def test_a_silent_peer_is_failed_with_1011_and_then_dropped():
-    peer = Peer(WebsocketOptions(ping_interval=0.01, ping_timeout=0.01, close_timeout=0.01))
-    await until(lambda: peer.protocol.state is LOST)
-    assert [first_byte for first_byte, _ in peer.frames()] == [0x89, 0x88]
-    assert (peer.ws.close_code, peer.ws.close_reason) == (1011, "no pong in time")
-    assert peer.events == ["opened", "closing", "lost"]
-
-
-async def test_a_peer_that_answers_is_pinged_again_and_again():
-    peer = Peer(WebsocketOptions(ping_interval=0.001, ping_timeout=1000))
-    for n in range(1, 4):
-        await until(lambda n=n: len(peer.frames()) == n)
-        peer.feed(frame(0x8A, peer.frames()[-1][1]))
-    assert peer.protocol.state is OPEN
-    peer.lose()
-
-
-async def test_while_the_queue_is_full_a_pong_cannot_be_seen_and_is_not_missed():
-    peer = Peer(WebsocketOptions(ping_interval=0.001, ping_timeout=0.001, max_queue=1))
-    peer.feed(frame(0x81, b"waits") + frame(0x81, b"behind"))
-    await until(lambda: len(peer.frames()) > 3)
-    assert peer.protocol.state is OPEN
-    peer.lose()
-
-
-async def test_a_peer_whose_pong_stands_behind_data_is_not_silent():
-    peer = Peer(WebsocketOptions(ping_interval=0.001, ping_timeout=0.001))
-    data = frame(0x82, bytes(1000))
-    for n in range(5):
-        await until(lambda n=n: len(peer.frames()) > n)
-        peer.feed(data[n * 100 : n * 100 + 100])
-    assert peer.protocol.state is OPEN
-    peer.lose()
-
-
-async def test_without_a_ping_timeout_pings_are_sent_and_not_awaited():
-    peer = Peer(WebsocketOptions(ping_interval=0.001, ping_timeout=0))
-    await until(lambda: len(peer.frames()) > 3)
-    assert not peer.protocol.keepalive._pings
-    peer.lose()
-
-
-# The end.
-
-
-async def test_close_waits_for_the_peer_and_a_second_close_does_nothing():
-    peer = Peer()
-    closing = [asyncio.ensure_future(peer.ws.close(4000 + n, "reason")) for n in range(2)]
-    await asyncio.sleep(0)
-    assert peer.frames() == [(0x88, Close(4000, "reason").serialize())]
-    assert not closing[0].done()
-    peer.feed(frame(0x88, Close(4000, "").serialize()))
-    assert "write_eof" in peer.transport.calls
-    peer.lose()
-    await asyncio.gather(*closing)
-    await peer.ws.close()
-    assert (peer.ws.close_code, peer.ws.close_reason) == (4000, "reason")
-    assert peer.protocol.state is LOST
-    assert peer.events == ["opened", "closing", "lost"]
-
-
 async def test_close_is_bounded_in_time():
     peer = Peer(WebsocketOptions(close_timeout=0.01, ping_interval=0))
     await peer.ws.close()
     assert "abort" in peer.transport.calls
     assert peer.ws.close_code == 1000
-
-
-@pytest.mark.parametrize(
-    ("code", "reason"), [(1005, ""), (1006, ""), (999, ""), (5000, ""), (1000, "x" * 124)]
-)
-async def test_a_code_or_reason_that_no_close_frame_may_carry_is_refused(code, reason):
-    peer = Peer()
-    with pytest.raises(ValueError, match=f"cannot close with code {code}"):
-        await peer.ws.close(code, reason)
-    assert not peer.ws.closed
-    peer.lose()
-
-
-async def test_where_eof_cannot_be_written_the_transport_is_closed():
-    peer = Peer(eof=False)
-    peer.feed(frame(0x88))
-    assert "close" in peer.transport.calls
-    peer.lose()
 
 
 async def test_an_empty_close_frame_means_1005():
@@ -424,15 +158,6 @@ async def test_messages_after_our_close_are_dropped_and_its_answer_is_seen():
     peer.lose()
 
 
-async def test_sending_on_a_closed_connection_raises():
-    peer = Peer()
-    peer.feed(frame(0x88, Close(4321, "gone").serialize()))
-    with pytest.raises(WebsocketClosed, match=r"code 4321 \(gone\)") as info:
-        await peer.ws.send("x")
-    assert (info.value.code, info.value.reason) == (4321, "gone")
-    peer.lose()
-
-
 async def test_nothing_is_left_when_the_connection_is_lost():
     peer = Peer(WebsocketOptions(ping_interval=1000))
     closing = asyncio.ensure_future(peer.ws.close())
@@ -446,22 +171,138 @@ async def test_nothing_is_left_when_the_connection_is_lost():
     assert len(asyncio.all_tasks()) == 1
 
 
-async def test_json_and_iteration():
-    from pyramid import testing
+# What a peer can make the loop do.
 
-    with testing.testConfig() as config:
-        config.add_renderer("json", "pyramid.renderers.json_renderer_factory")
-        peer = Peer()
-        peer.ws.request = testing.DummyRequest()
-        await peer.ws.send_json({"a": 1})
-        assert peer.frames() == [(0x81, b'{"a": 1}')]
-    peer.feed(frame(0x81, b'{"b": 2}'), frame(0x81, b"{"))
-    assert await peer.ws.recv_json() == {"b": 2}
-    with pytest.raises(ValueError, match="Expecting"):
-        await peer.ws.recv_json()
-    peer.feed(frame(0x81, b"x"), frame(0x88))
-    assert [message async for message in peer.ws] == ["x"]
-    assert await peer.ws.recv_json() is None
+
+def waiting(peer: Peer) -> int:
+    """How many bytes wait to be parsed."""
+    return len(peer.protocol.buffer) - peer.protocol.position
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [frame(0x89), frame(0x8A), frame(0x00), frame(0x81), frame(0x82, b"x")],
+    ids=["pings", "pongs", "continuations", "empty messages", "messages"],
+)
+async def test_a_flood_of_frames_is_handled_in_many_turns_of_the_loop(flood):
+    peer = Peer(WebsocketOptions(max_queue=10_000, ping_interval=0))
+    if flood == frame(0x00):
+        peer.feed(frame(0x01))
+    peer.feed(flood * 1000)
+    left = waiting(peer)
+    assert left >= (1000 - BUDGET) * len(flood)
+    while left:
+        assert peer.transport.calls[-1] == "pause_reading"
+        await asyncio.sleep(0)
+        before, left = left, waiting(peer)
+        assert before - left <= BUDGET * len(flood)
+    assert peer.transport.calls[-1] == "resume_reading"
+    assert peer.protocol.state is OPEN
+    peer.lose()
+
+
+async def test_large_frames_count_as_several():
+    peer = Peer(WebsocketOptions(max_message_size=2**24, ping_interval=0))
+    peer.feed(frame(0x02, bytes(FRAME_SIZE * BUDGET)) + frame(0x80))
+    assert peer.messages() == []
+    await until(peer.messages)
+    peer.lose()
+
+
+async def test_connections_with_much_to_handle_take_turns():
+    peers = [Peer() for _ in range(5)]
+    for peer in peers:
+        peer.feed(frame(0x8A) * 1000)
+    before = sum(map(waiting, peers))
+    await asyncio.sleep(0)
+    assert before - sum(map(waiting, peers)) <= BUDGET * len(frame(0x8A))
+    await until(lambda: not any(peer.protocol.buffer for peer in peers))
+    for peer in peers:
+        peer.lose()
+
+
+async def test_looking_ahead_over_many_small_frames_takes_turns_as_well():
+    peer = Peer(WebsocketOptions(max_queue=1, ping_interval=0))
+    peer.feed(frame(0x82) * 5000)
+    assert peer.protocol.reading is WAITING
+    await until(lambda: peer.protocol.reading is FULL)
+    assert peer.transport.calls[-1] == "resume_reading"  # less than it may read ahead
+    peer.feed(frame(0x88))
+    await until(lambda: peer.ws.closed)
+    assert len(peer.messages()) == 5000
+    peer.lose()
+
+
+# The end of the stream.
+
+
+@pytest.mark.parametrize("eof", [True, False])
+async def test_all_that_came_before_the_end_of_the_stream_is_delivered(eof):
+    peer = Peer(eof=eof)
+    peer.feed(frame(0x81, b"x") * 1000 + frame(0x01, b"half") + frame(0x80, b"whole") + b"\x81")
+    assert peer.protocol.eof_received() is eof  # TLS knows no half-closed connections
+    if not eof:
+        peer.lose()
+    assert not peer.ws.closed
+    await until(lambda: peer.ws.closed)
+    assert peer.messages() == ["x"] * 1000 + ["halfwhole"]
+    assert peer.ws.close_code == 1006
+    if eof:
+        assert peer.transport.calls[-1] == "close"
+        peer.lose()
+    assert peer.events == ["opened", "closing", "lost"]
+    assert peer.protocol.state is LOST
+
+
+async def test_a_close_frame_before_the_end_of_the_stream_counts():
+    peer = Peer(WebsocketOptions(max_queue=1, ping_interval=0))
+    peer.feed(frame(0x81, b"x") * 100 + frame(0x88, b"\x03\xe8"))
+    assert peer.protocol.eof_received()
+    await until(lambda: peer.ws.closed)
+    assert peer.frames()[-1] == (0x88, b"\x03\xe8")
+    assert peer.ws.close_code == 1000
+    assert len(peer.messages()) == 100
+    peer.lose()
+
+
+async def test_with_nothing_left_the_end_of_the_stream_ends_the_connection():
+    peer = Peer()
+    peer.feed(frame(0x81, b"x"))
+    assert not peer.protocol.eof_received()
+    assert peer.ws.closed
+    peer.feed(frame(0x81, b"late"))
+    assert peer.messages() == ["x"]
+    peer.lose()
+
+
+async def test_a_view_that_closes_a_lost_connection_waits_for_nothing():
+    peer = Peer(WebsocketOptions(max_queue=1, ping_interval=0))
+    peer.feed(frame(0x81, b"x") * 100)
+    peer.lose()
+    assert not peer.ws.closed
+    await peer.ws.close()
+    assert peer.ws.close_code == 1006
+    assert peer.events == ["opened", "closing", "lost"]
+    await asyncio.sleep(0)
+
+
+async def test_after_the_end_of_writing_nothing_is_written():
+    peer = Peer()
+    peer.protocol.pause_writing()
+    peer.feed(frame(0x89, b"ping") + frame(0x88, b"\x03\xe8"))
+    assert peer.transport.calls[-2:] == ["write_eof", "resume_reading"]
+    size = len(peer.transport.written)
+    peer.protocol.resume_writing()
+    assert len(peer.transport.written) == size
+    assert peer.frames() == [(0x88, b"\x03\xe8")]
+    peer.lose()
+
+
+async def test_what_comes_after_the_end_is_not_kept():
+    peer = Peer()
+    peer.feed(frame(0x83), frame(0x82, bytes(1000)), bytes(1000))
+    assert peer.ws.close_code == 1002
+    assert not peer.protocol.buffer
     peer.lose()
 
 
