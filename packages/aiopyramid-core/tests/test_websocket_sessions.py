@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from aiopyramid.websocket.sessions import Sessions
+
+
+class Session:
+    """A session whose view ends when its connection is closed, unless it is stubborn."""
+
+    def __init__(self, sessions, *, stubborn=False):
+        self.sessions, self.stubborn = sessions, stubborn
+        self.closed = asyncio.Event()
+        self.codes = []
+
+    def open(self):
+        self.task = asyncio.ensure_future(self._run())
+        self.sessions.opened(self)
+        if self.sessions.ending is not None:
+            self.close(self.sessions.ending)
+
+    async def _run(self):
+        try:
+            await self.closed.wait()
+        finally:
+            self.sessions.ended(self)
+
+    def close(self, code):
+        self.codes.append(code)
+        if not self.stubborn:
+            self.closed.set()
+        return self.task
+
+    def cancel(self):
+        self.task.cancel()
+        return self.task
+
+
+@pytest.fixture
+def sessions():
+    return Sessions()
+
+
+async def test_accepted_and_open_sessions_count(sessions):
+    first, second, third = (Session(sessions) for _ in range(3))
+    assert sessions.admit(first, 2)
+    assert sessions.admit(second, 2)
+    assert not sessions.has_room(2)
+    assert not sessions.admit(third, 2)
+    first.open()
+    assert not sessions.has_room(2)
+    sessions.forget(second)
+    assert sessions.admit(third, 2)
+    sessions.forget(third)
+    first.close(1000)
+    await first.task
+    assert sessions.has_room(1)
+    sessions.forget(first)  # opened long ago
+    await sessions.end(1001, 5)
+
+
+async def test_the_end_closes_all_and_waits_for_their_views(sessions):
+    everyone = [Session(sessions) for _ in range(3)]
+    for session in everyone:
+        sessions.admit(session, 10)
+        session.open()
+    await sessions.end(1012, 5)
+    assert [session.codes for session in everyone] == [[1012]] * 3
+    assert sessions.has_room(1)
+
+
+@pytest.mark.parametrize("in_thread", [False, True])
+async def test_the_end_waits_for_sessions_that_are_accepted(sessions, in_thread):
+    late, lost = Session(sessions), Session(sessions)
+    sessions.admit(late, 10)
+    sessions.admit(lost, 10)
+    ending = asyncio.ensure_future(sessions.end(1001, 60))
+    await asyncio.sleep(0)
+    late.open()
+    assert late.codes == [1001]
+    await asyncio.sleep(0)
+    assert not ending.done()
+    if in_thread:
+        thread = threading.Thread(target=sessions.forget, args=[lost])
+        thread.start()
+        thread.join()
+    else:
+        sessions.forget(lost)
+    await ending
+
+
+async def test_a_view_that_does_not_end_is_cancelled(sessions):
+    session = Session(sessions, stubborn=True)
+    sessions.admit(session, 1)
+    session.open()
+    await sessions.end(1001, 0.05)
+    assert session.task.cancelled()
+    assert sessions.has_room(1)
+
+
+async def test_a_session_that_is_never_opened_does_not_hold_up_the_end(sessions):
+    sessions.admit(Session(sessions), 1)
+    await sessions.end(1001, 0.05)
