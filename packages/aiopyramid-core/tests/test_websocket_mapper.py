@@ -8,7 +8,6 @@ from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
 from pyramid.request import Request
 
-from aiopyramid.config import CoroutineOrExecutorMapper
 from aiopyramid.websocket.mapper import WebsocketMapperBase
 from aiopyramid.websocket.options import WebsocketOptions
 from aiopyramid.websocket.sessions import sessions
@@ -71,50 +70,11 @@ def test_a_bad_option_of_a_view_is_named():
         make_app(coroutine, max_queue=0)
 
 
-@pytest.mark.parametrize("mapper", [None, CoroutineOrExecutorMapper])
-def test_an_option_on_a_view_that_has_no_websocket_is_refused(mapper):
-    with Configurator() as config:
-        config.include("aiopyramid")
-        config.add_view(plain, max_queue=5, mapper=mapper)
-        with pytest.raises(ConfigurationError, match="max_queue: only WebSocket views .* plain"):
-            config.commit()
-
-
-def test_the_mapper_of_a_view_class_counts():
-    class View(PlainCall):
-        __view_mapper__ = Mapper
-
-    with Configurator() as config:
-        config.include("aiopyramid")
-        config.add_view(View, attr="talk", max_queue=5)
-        config.commit()
-
-
-def test_a_bad_setting_is_named_when_the_application_is_made():
-    with pytest.raises(ConfigurationError, match=r"aiopyramid\.websocket\.max_queue = '0'"):
-        make_app(coroutine, settings={"aiopyramid.websocket.max_queue": "0"})
-
-
 def test_without_the_include_settings_count_as_well():
     app = make_app(coroutine, include=False, settings={"aiopyramid.websocket.max_queue": "5"})
     from aiopyramid.websocket.mapper import options_of
 
     assert options_of(app.registry) == WebsocketOptions(max_queue=5)
-
-
-@pytest.mark.parametrize("value", ["yes", 1])
-def test_the_predicate_takes_true_or_false(value):
-    with pytest.raises(ConfigurationError, match=r"websocket = .* must be True or False"):
-        make_app(coroutine, websocket=value)
-
-
-def test_the_predicates_of_page_and_socket_do_not_conflict():
-    with Configurator() as config:
-        config.include("aiopyramid")
-        config.add_route("ws", "/ws")
-        config.add_view(coroutine, route_name="ws", mapper=Mapper, websocket=True)
-        config.add_view(lambda request: None, route_name="ws", websocket=False)
-        config.make_wsgi_app()
 
 
 def test_threads_do_not_overrun_the_limit_of_connections():

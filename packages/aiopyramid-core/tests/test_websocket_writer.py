@@ -1,9 +1,13 @@
 from __future__ import annotations
 
-from websocket_peer import Peer, frame, until
+import asyncio
+
+import pytest
+from websocket_peer import Peer, Transport, frame, until
 
 from aiopyramid.websocket.options import WebsocketOptions
 from aiopyramid.websocket.protocol import LOST
+from aiopyramid.websocket.writer import BURST_SIZE, Writer
 
 
 async def test_a_burst_is_written_in_few_pieces_and_in_order():
@@ -46,3 +50,68 @@ async def test_where_eof_cannot_be_written_the_transport_is_closed():
     peer.feed(frame(0x88))
     assert "close" in peer.transport.calls
     peer.lose()
+
+
+@pytest.fixture
+async def transport():
+    return Transport()
+
+
+@pytest.fixture
+async def writer(transport):
+    writer = Writer(asyncio.get_running_loop(), 0, lambda: None)
+    writer.start(transport)
+    return writer
+
+
+async def test_a_large_burst_is_written_before_the_turn_ends(writer, transport):
+    for _ in range(3):
+        writer.write(bytes(BURST_SIZE // 2))
+    assert transport.writes == 2
+    assert writer.bytes_sent == len(transport.written) == 3 * (BURST_SIZE // 2)
+
+
+async def test_after_a_burst_a_sender_lets_others_run(writer):
+    writer.write(b"first")
+    writer.write(bytes(BURST_SIZE))
+    assert writer.unyielded >= BURST_SIZE
+    ran = []
+    asyncio.get_running_loop().call_soon(ran.append, True)
+    await writer.drain()
+    assert ran
+    assert writer.unyielded == 0
+
+
+async def test_waiting_senders_go_on_when_the_transport_takes_more(writer):
+    writer.pause()
+    waiting = asyncio.ensure_future(writer.drain())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    writer.resume()
+    await waiting
+
+
+@pytest.mark.parametrize("eof", [True, False])
+async def test_nothing_is_written_after_the_end(writer, transport, eof):
+    transport.eof = eof
+    writer.pause()
+    writer.write_pong(b"pong")
+    writer.write(b"a")
+    writer.write(b"b")
+    assert writer.finish() is eof
+    assert transport.calls == ["write_eof" if eof else "close"]
+    writer.write(b"c")
+    writer.resume()
+    writer.flush()
+    assert transport.written == b"ab"
+
+
+async def test_nothing_is_written_to_a_transport_that_is_gone(writer, transport):
+    writer.write(b"a")
+    writer.write(b"b")
+    writer.pause()
+    writer.stop()
+    assert writer.writable is None
+    writer.write(b"c")
+    await asyncio.sleep(0)
+    assert transport.written == b"a"
