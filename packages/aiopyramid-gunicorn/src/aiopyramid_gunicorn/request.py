@@ -212,8 +212,7 @@ class Call:
                     # A fast producer with a fast client would never give way.
                     await_(asyncio.sleep(0))
         # At the end of a response gunicorn parses on, and what follows a handshake is no HTTP.
-        if self.status != SWITCHING_PROTOCOLS:
-            self._send_body(b"", more=False)
+        self._send_body(b"", more=self.status == SWITCHING_PROTOCOLS)
 
     def _send_file(self, file: compat.FileWrapper) -> None:
         # Reading may wait for the disk, so it is a thread's work.
