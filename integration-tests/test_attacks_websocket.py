@@ -8,6 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
@@ -276,13 +277,20 @@ def test_frames_that_come_before_the_responses_close_has_returned_are_received(
     if not variant.startswith("gunicorn"):
         pytest.skip("uWSGI's upgrade is part of the response's iterable")
     server = launch(variant=variant, app="apps.attacks:held()")
-    with server.raw_websocket("/echo?hold=held") as ws:
-        assert ws.status == 101
+    # With line ends, which an HTTP parser would not wait for in silence.
+    frames = [(0x81, b"%d\r\n\r\n" % n) for n in range(10)]
+    sock = server.socket()
+
+    def send_early() -> None:
         server.eventually_state(lambda state: state["counts"].get("close waits"), "it waits")
-        # With line ends, which an HTTP parser would not wait for in silence.
-        frames = [(0x81, b"%d\r\n\r\n" % n) for n in range(10)]
         for each in frames:
-            ws.send(frame(*each))
+            sock.sendall(frame(*each))
             server.state()  # so that they come one by one
         open_gate(server, "held")
+
+    with ThreadPoolExecutor(1) as executor, sock:
+        sending = executor.submit(send_early)
+        ws = RawWebsocket(sock, "/echo?hold=held", {})
+        assert ws.status == 101
         assert [ws.receive() for _ in frames] == frames
+        sending.result()

@@ -151,9 +151,9 @@ class Call:
             close = getattr(app_iter, "close", None)
             if close is not None:
                 close()
-        if self.status == SWITCHING_PROTOCOLS:
-            self._send_body(b"", more=False)
-        return None
+        # The end of a handshake's response is sent on the loop, and the connection handed over
+        # in the same turn: gunicorn would parse what follows as HTTP.
+        return [] if self.status == SWITCHING_PROTOCOLS else None
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: OptExcInfo | None = None
@@ -211,8 +211,8 @@ class Call:
                 if not in_worker_thread():
                     # A fast producer with a fast client would never give way.
                     await_(asyncio.sleep(0))
-        # At the end of a response gunicorn parses on, and what follows a handshake is no HTTP.
-        self._send_body(b"", more=self.status == SWITCHING_PROTOCOLS)
+        if self.status != SWITCHING_PROTOCOLS:
+            self._send_body(b"", more=False)
 
     def _send_file(self, file: compat.FileWrapper) -> None:
         # Reading may wait for the disk, so it is a thread's work.
