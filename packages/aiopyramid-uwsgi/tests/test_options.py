@@ -51,7 +51,7 @@ def test_asyncio_with_greenlet_is_loop_mode(options, uwsgi):
             {"loop": b"asyncio", "opt": {"asyncio": b"5", "greenlet": True, "threads": b"2"}},
             "uWSGI runs with asyncio and threads = 2, and crashes then: leave threads out",
         ),
-        ({"opt": {"aiopyramid-lop": b"uvloop"}}, "aiopyramid-lop is no option; there are aiopyr"),
+        ({"opt": {"aiopyramid-lop": b"uvloop"}}, "aiopyramid-lop is not an option of aiopyramid"),
     ],
 )
 def test_where_nothing_can_wait_is_an_error(options, uwsgi, state, message):

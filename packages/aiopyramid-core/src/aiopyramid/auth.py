@@ -58,7 +58,7 @@ class CoroutineSecurityPolicy:
         return _waiting(self.policy.authenticated_userid)(request)
 
     def permits(self, request: Any, context: Any, permission: str) -> Any:
-        """Tell whether the current user has a permission on a context."""
+        """Return True if the current user has a permission on a context."""
         return _waiting(self.policy.permits)(request, context, permission)
 
     def remember(self, request: Any, userid: Any, **kwargs: Any) -> Any:
@@ -74,7 +74,7 @@ METHODS = ("identity", "authenticated_userid", "permits", "remember", "forget")
 
 
 def has_coroutines(policy: Any) -> bool:
-    """Tell whether a security policy needs `CoroutineSecurityPolicy` around it."""
+    """Return True if a security policy needs `CoroutineSecurityPolicy` around it."""
     return not isinstance(policy, CoroutineSecurityPolicy) and any(
         is_coroutine_function(getattr(policy, name, None)) for name in METHODS
     )

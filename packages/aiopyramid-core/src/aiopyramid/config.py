@@ -40,14 +40,14 @@ class AsyncioMapperBase(DefaultViewMapper):  # type: ignore[misc]
     attr: str | None
 
     def is_coroutine_view(self, view: Any) -> bool:
-        """Tell whether the callable that ``view`` and ``attr`` stand for is a coroutine."""
+        """Return True if the callable that ``view`` and ``attr`` stand for is a coroutine."""
         function = self._function(view)
         if any(
             inspect.isasyncgenfunction(candidate)
             for candidate in (inspect.unwrap(function), getattr(type(function), "__call__", None))  # noqa: B004
         ):
             raise ConfigurationError(
-                f"{view!r} is an asynchronous generator function, which is no view; "
+                f"{view!r} is an asynchronous generator function, which cannot be a view; "
                 "return Response(app_iter=...) with the generator instead"
             )
         return is_coroutine_function(function)
@@ -102,7 +102,7 @@ class CoroutineMapper(AsyncioMapperBase):
         if not self.is_coroutine_view(view):
             raise ConfigurationError(
                 f"{self.__class__.__name__} needs a coroutine or generator view, "
-                f"and {_description(view, self.attr)} is none; "
+                f"but {_description(view, self.attr)} is a plain one; "
                 "use ExecutorMapper for plain views"
             )
         return self.run_in_coroutine_view(view)
@@ -115,7 +115,7 @@ class ExecutorMapper(AsyncioMapperBase):
         if self.is_coroutine_view(view):
             raise ConfigurationError(
                 f"{self.__class__.__name__} needs a plain view, "
-                f"and {_description(view, self.attr)} is a coroutine; "
+                f"but {_description(view, self.attr)} is a coroutine; "
                 "use CoroutineMapper for coroutine and generator views"
             )
         return self.run_in_executor_view(view)

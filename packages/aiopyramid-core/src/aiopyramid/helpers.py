@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 def is_generator(func: object) -> bool:
-    """Tell whether ``func`` is a generator function, a generator or a future."""
+    """Return True if ``func`` is a generator function, a generator or a future."""
     return (
         inspect.isgeneratorfunction(func)
         or inspect.isgenerator(func)
@@ -38,7 +38,7 @@ def is_generator(func: object) -> bool:
 
 def is_coroutine_function(func: object) -> bool:
     """
-    Tell whether calling ``func`` gives something to await.
+    Return True if calling ``func`` gives something to await.
 
     True for coroutine and generator functions, for instances whose
     ``__call__`` is one, and for these behind `functools.partial` or a

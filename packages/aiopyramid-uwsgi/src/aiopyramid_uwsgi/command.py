@@ -63,7 +63,7 @@ def find_uwsgi() -> Path:
 
 
 def has_loop_mode(uwsgi: Path) -> bool:
-    """Tell whether a uWSGI was built with the plugins of the asyncio loop."""
+    """Return True if a uWSGI was built with the plugins of the asyncio loop."""
     return {"--asyncio", "--greenlet"} <= set(_ask(uwsgi, "--help").split())
 
 

@@ -22,7 +22,7 @@ OPTIONS = ("aiopyramid-loop", "aiopyramid-threads")
 
 def is_loop_mode() -> bool:
     """
-    Tell whether uWSGI runs the event loop itself.
+    Return True if uWSGI runs the event loop itself.
 
     Raises:
         pyramid.exceptions.ConfigurationError: If uWSGI runs in a way in which
@@ -35,7 +35,9 @@ def is_loop_mode() -> bool:
         )
     for name in uwsgi.opt:
         if name.startswith("aiopyramid-") and name not in OPTIONS:
-            raise ConfigurationError(f"{name} is no option; there are {' and '.join(OPTIONS)}")
+            raise ConfigurationError(
+                f"{name} is not an option of aiopyramid; its options are {' and '.join(OPTIONS)}"
+            )
     engine = (uwsgi.loop or b"").decode()
     if engine == "asyncio":
         if "greenlet" not in uwsgi.opt:
@@ -72,7 +74,7 @@ def _is_main_interpreter() -> bool:
 
 def obstacle(environ: dict[str, Any], local_address: Any) -> str:
     """
-    Tell what would keep a WebSocket from working after a handshake that looks well.
+    Return what would keep a WebSocket from working after its handshake; empty if nothing does.
 
     Args:
         environ: The request's WSGI environ.
@@ -90,14 +92,14 @@ def obstacle(environ: dict[str, Any], local_address: Any) -> str:
 
 
 def keeps_connections(environ: dict[str, Any]) -> bool:
-    """Tell whether another request may come on the connection of this one."""
+    """Return True if another request may come on the connection of this one."""
     if "UWSGI_ROUTER" in environ:
         return not _router_lacks("http-keepalive")
     return "http11-socket" in uwsgi.opt
 
 
 def loses_chunks(environ: dict[str, Any]) -> bool:
-    """Tell whether the chunks of a request's body do not arrive."""
+    """Return True if the chunks of a request's body do not arrive."""
     return (
         environ.get("UWSGI_ROUTER") == "http"
         and _router_lacks("http-chunked-input")
@@ -188,7 +190,7 @@ def this_worker() -> dict[str, Any]:
 
 
 def may_recycle() -> bool:
-    """Tell whether uWSGI may want to recycle a worker."""
+    """Return True if uWSGI may want to recycle a worker."""
     return not RECYCLING.isdisjoint(uwsgi.opt)
 
 
@@ -196,7 +198,7 @@ RECYCLING = {"max-requests", "max-worker-lifetime", "reload-on-rss", "reload-on-
 
 
 def is_recycled() -> bool:
-    """Tell whether uWSGI wants to recycle this worker, as its options and counters say."""
+    """Return True if uWSGI wants to recycle this worker, as its options and counters say."""
     me = this_worker()
     age = time.time() - me["last_spawn"]
     nth = uwsgi.worker_id() - 1

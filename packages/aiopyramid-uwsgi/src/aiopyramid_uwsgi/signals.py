@@ -32,7 +32,7 @@ class Action:
         self._call(None, self.value)
 
     def restore(self) -> None:
-        """Do again at this signal what was done when this object was made."""
+        """Restore what the process did at this signal when this object was made."""
         self._call(self.value, None)
 
     def _call(self, new: Any, old: Any) -> None:
@@ -41,7 +41,7 @@ class Action:
 
 
 def _prepare(signum: int, handler: Any) -> Action:
-    # It is in force until uWSGI sets its own: a new worker has none of them yet,
+    # This handler is in force until uWSGI sets its own. A new worker has no handlers yet,
     # and would lose the signal.
     signal.signal(signum, handler)
     return Action(signum)
@@ -97,7 +97,7 @@ class HeldSignals:
 
     @property
     def held(self) -> bool:
-        """Tell whether uWSGI has set its handlers, and lost them to Python's."""
+        """Return True if uWSGI has set its handlers, and lost them to Python's."""
         return bool(self.uwsgi)
 
     def hold(self) -> None:
@@ -113,6 +113,6 @@ class HeldSignals:
         """Give the signals back to uWSGI, and this one at once."""
         for action in self.uwsgi:
             action.restore()
-        # Before that, it comes back here until uWSGI has set its handlers.
+        # While uWSGI has not set its handlers, the signal comes back to ours.
         delay = 0 if self.uwsgi else 0.1
         self.loop.call_later(delay, signal.pthread_kill, self.main_thread, signum)

@@ -74,7 +74,7 @@ class Handshake:
 
 
 def is_upgrade(request: Any) -> bool:
-    """Tell whether a request asks for a WebSocket, rightly or wrongly."""
+    """Return True if a request asks for a WebSocket, rightly or wrongly."""
     return "websocket" in request.headers.get("Upgrade", "").lower()
 
 

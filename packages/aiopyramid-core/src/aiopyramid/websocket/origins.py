@@ -29,7 +29,7 @@ class Origin(NamedTuple):
     port: int | None
 
     def matches(self, other: Origin) -> bool:
-        """Tell whether this allowed origin covers the origin of a request."""
+        """Return True if this allowed origin covers the origin of a request."""
         if self.scheme is not None and self.scheme != other.scheme:
             return False
         if self.port is not None and self.port != other.port:
