@@ -142,7 +142,7 @@ async def test_executor_calls_and_plain_callbacks_wait_for_no_place(launch, vari
             stack.enter_context(ask(server, "/stuck"))
         # Requests queue now, so nobody can be asked.
         ws.send("which thread?")
-        assert ws.recv().startswith("aiopyramid-executor")
+        assert ws.recv().startswith("aiopyramid-callback")
         server.signal(signal.SIGQUIT)
 
 
