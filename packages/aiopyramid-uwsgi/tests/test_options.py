@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import sys
 import time
-from types import SimpleNamespace
 
 import pytest
 import uvloop
@@ -14,20 +12,8 @@ from pyramid.exceptions import ConfigurationError
 
 
 @pytest.fixture
-def uwsgi(monkeypatch):
-    module = SimpleNamespace(
-        opt={}, loop=None, has_threads=1, cores=8, worker_id=lambda: 2, workers=lambda: workers
-    )
-    workers = ({}, SimpleNamespace())
-    monkeypatch.setitem(sys.modules, "uwsgi", module)
-    return module
-
-
-@pytest.fixture
-def options(uwsgi, monkeypatch):
-    monkeypatch.delitem(sys.modules, "aiopyramid_uwsgi.options", raising=False)
-    yield importlib.import_module("aiopyramid_uwsgi.options")
-    sys.modules.pop("aiopyramid_uwsgi.options")
+def options(load):
+    return load("options")
 
 
 def test_threads_are_thread_mode(options, uwsgi):
