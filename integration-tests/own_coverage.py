@@ -18,7 +18,7 @@ from pathlib import Path
 import coverage
 import pytest
 
-HERE = Path(__file__).parent
+PACKAGES = Path(__file__).parents[1] / "packages"
 LEAST = 90  # percent of the lines of a module
 
 
@@ -48,18 +48,18 @@ def main() -> int:
         cov = coverage.Coverage(
             data_file=str(Path(folder) / "data"),
             config_file=False,
-            source=[str(root) for root in HERE.glob("*/src")],
+            source=[str(root) for root in PACKAGES.glob("*/src")],
             concurrency=["greenlet", "thread"],
         )
         cov.exclude("if TYPE_CHECKING:")
         cov.exclude("pragma: no cover")
         cov.start()
-        failed = pytest.main(["-q", "-p", "no:cacheprovider", str(HERE)], [Contexts(cov)])
+        failed = pytest.main(["-q", "-p", "no:cacheprovider", str(PACKAGES)], [Contexts(cov)])
         cov.stop()
         if failed:
             return int(failed)
         poor = 0
-        for root in sorted(HERE.glob("*/src")):
+        for root in sorted(PACKAGES.glob("*/src")):
             for source in sorted(root.rglob("*.py")):
                 poor += not check(cov, source, root)
     return poor
