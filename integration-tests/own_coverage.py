@@ -39,8 +39,7 @@ class Contexts:
 def test_file(source: Path, root: Path) -> str:
     """Return the name of a module's test file."""
     parts = source.relative_to(root).with_suffix("").parts[1:]  # without the package's name
-    names = [part for part in parts if part != "__init__"] or ["init"]
-    return f"test_{'_'.join(names)}.py"
+    return f"test_{'_'.join(parts).replace('__init__', 'init')}.py"
 
 
 def main() -> int:
