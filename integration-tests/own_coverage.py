@@ -30,16 +30,16 @@ class Contexts:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        self.cov.switch_context(item.path.name)
+        self.cov.switch_context(str(item.path.relative_to(PACKAGES)))
         result = yield
         self.cov.switch_context("")
         return result
 
 
 def test_file(source: Path, root: Path) -> str:
-    """Return the name of a module's test file."""
+    """Return a module's test file, which is among the tests of its distribution."""
     parts = source.relative_to(root).with_suffix("").parts[1:]  # without the package's name
-    return f"test_{'_'.join(parts).replace('__init__', 'init')}.py"
+    return f"{root.parent.name}/tests/test_{'_'.join(parts).replace('__init__', 'init')}.py"
 
 
 def main() -> int:

@@ -362,6 +362,21 @@ async def test_a_cancellation_of_something_else_is_an_error(connect):
     await transport.until(b"</html>")
 
 
+@pytest.mark.parametrize("alive", [True, False])
+async def test_a_stray_cancellation_is_an_error_unless_the_worker_stops(connect, alive):
+    def app(environ, start_response):
+        raise asyncio.CancelledError
+
+    transport = connect(app)
+    transport.protocol.worker.alive = alive
+    transport.protocol.data_received(GET)
+    if alive:
+        await transport.until(b"</html>")
+    else:
+        await transport.closed.wait()
+        assert transport.written == b""
+
+
 async def test_a_request_that_is_cancelled_is_not_answered(connect):
     began = asyncio.Event()
 

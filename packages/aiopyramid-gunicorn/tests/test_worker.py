@@ -52,6 +52,7 @@ def test_each_configuration_is_a_generation():
     assert generation.latest() == 2
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_fork_sees_later_generations():
     generation = Generation()
     generation.of(Config())
@@ -325,7 +326,8 @@ async def test_requests_that_end_are_waited_for(worker_here):
     end.set()
     await request
     assert worker.idle.is_set()
-    await asyncio.sleep(0)
+    for _ in range(10):
+        await asyncio.sleep(0)
     assert not ending.done()  # another request may come
     worker.drained.set()
     await ending

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import tempfile
 import threading
 
 import pytest
@@ -9,6 +10,7 @@ from pyramid.httpexceptions import HTTPLengthRequired, HTTPRequestEntityTooLarge
 
 from aiopyramid import threads
 from aiopyramid.bridge import await_
+from aiopyramid.exceptions import ClientDisconnected
 from aiopyramid.request_threads import run_as_request
 
 CHUNKED = {"HTTP_TRANSFER_ENCODING": "Chunked"}
@@ -20,7 +22,22 @@ def body(load):
 
 
 @pytest.fixture
-def prepare(body, load):
+def files(monkeypatch):
+    """The temporary files that were made, which are closed in the end."""
+    made, make = [], tempfile.SpooledTemporaryFile
+
+    def make_file(size):
+        made.append(make(size))
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "SpooledTemporaryFile", make_file)
+    yield made
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def prepare(body, load, files):
     """Prepare a body as in one of the modes, and return the environ."""
 
     def prepare(content=b"", mode="ThreadModeWorker", **environ):
@@ -89,13 +106,27 @@ def test_in_loop_mode_the_body_is_read_beforehand(prepare):
     environ = prepare(b"content and more", "LoopModeWorker", CONTENT_LENGTH="7")
     assert environ["wsgi.input"].read() == b"content"
     assert "wsgi.file_wrapper" not in environ
-    environ["wsgi.input"].close()
 
 
 def test_a_request_without_a_length_has_no_body(prepare):
     environ = prepare(b"content", "LoopModeWorker")
     assert environ["wsgi.input"].read() == b""
-    environ["wsgi.input"].close()
+
+
+def test_a_body_that_breaks_off_is_an_error(prepare):
+    with pytest.raises(ClientDisconnected, match="did not send the whole request body"):
+        prepare(b"short", "LoopModeWorker", CONTENT_LENGTH="7")
+
+
+@pytest.mark.parametrize("kind", ["with a length", "in chunks"])
+def test_no_file_is_left_open_when_a_body_cannot_be_read(prepare, uwsgi, chunks, files, kind):
+    uwsgi.opt = {"limit-post": b"3"}
+    chunks(b"ab", b"cd")
+    environ = CHUNKED if kind == "in chunks" else {"CONTENT_LENGTH": "7"}
+    with pytest.raises((ClientDisconnected, HTTPRequestEntityTooLarge)):
+        prepare(b"short", "LoopModeWorker", **environ)
+    (file,) = files
+    assert file.closed
 
 
 @pytest.mark.parametrize("mode", ["ThreadModeWorker", "LoopModeWorker"])
@@ -105,8 +136,6 @@ def test_a_chunked_body_is_read_by_uwsgis_own_function(prepare, chunks, mode):
     assert environ["wsgi.input_terminated"] is True
     assert environ["wsgi.input"].read() == b"abc"
     assert environ["wsgi.input"].read() == b""
-    if mode == "LoopModeWorker":
-        environ["wsgi.input"].close()
 
 
 def test_a_chunked_body_that_a_proxy_has_read_has_a_length(prepare):

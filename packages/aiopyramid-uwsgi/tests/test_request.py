@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import io
-import os
 from types import SimpleNamespace
 
 import pytest
+from pyramid.httpexceptions import HTTPBadRequest
 from pyramid.response import Response
 
 from aiopyramid.websocket.upgrade import KEY
@@ -129,18 +129,27 @@ def test_a_body_that_cannot_be_read_is_answered_and_ends_the_connection(call, uw
     assert connection.recv(1) == b""
 
 
+def test_an_error_of_http_that_comes_out_of_an_application_ends_the_connection(
+    call, uwsgi, connection
+):
+    uwsgi.opt = {"http11-socket": b":80"}
+
+    def policy(environ, router):
+        raise HTTPBadRequest
+
+    headers, chunks = answer(call(policy))
+    assert headers == ["close"]
+    chunks.close()
+
+
 # Handshakes.
-
-
-class Session:
-    request = None
 
 
 @pytest.fixture
 def forgotten(request_module, monkeypatch):
     """The upgrades that were forgotten."""
     forgotten = []
-    monkeypatch.setattr(request_module.UWSGIUpgrade, "forget", forgotten.append)
+    monkeypatch.setattr(request_module.UWSGIUpgrade, "forget", lambda self: forgotten.append(self))
     return forgotten
 
 
@@ -154,10 +163,32 @@ def test_the_answer_to_a_handshake_is_left_alone(call, connection, forgotten):
     assert forgotten == []
 
 
+def test_another_answer_to_a_handshake_forgets_its_session(call, connection, forgotten):
+    upgrades = []
+
+    def policy(environ, router):
+        upgrades.append(environ[KEY])
+        return Response(status=403)
+
+    call(policy, HTTP_UPGRADE="websocket")
+    assert forgotten == upgrades
+
+
+def test_an_error_in_a_handshake_forgets_its_session(call, connection, forgotten):
+    upgrades = []
+
+    def policy(environ, router):
+        upgrades.append(environ[KEY])
+        raise ValueError("the reason")
+
+    with pytest.raises(ValueError, match="the reason"):
+        call(policy, HTTP_UPGRADE="websocket")
+    assert forgotten == upgrades
+
+
 def test_an_error_without_a_handshake_is_passed_on(call):
-    with pytest.raises(OSError, match="no such file"):
-        call(lambda environ, router: os.stat(environ["missing"]) if 0 else _fail())
+    def policy(environ, router):
+        raise ValueError("the reason")
 
-
-def _fail():
-    raise OSError("no such file")
+    with pytest.raises(ValueError, match="the reason"):
+        call(policy)

@@ -6,6 +6,7 @@ import contextvars
 import ctypes
 import os
 import signal
+import socket
 import sys
 import threading
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 from websockets.frames import CloseCode
 
-from aiopyramid import threads
+from aiopyramid import fitness, threads
 from aiopyramid.bridge import await_
 
 GOING_AWAY, RESTART = CloseCode.GOING_AWAY, CloseCode.SERVICE_RESTART
@@ -290,8 +291,6 @@ def test_in_loop_mode_a_request_has_a_context_of_its_own(make):
 async def test_a_worker_in_loop_mode_accepts_no_more_while_it_ends(
     here, module, uwsgi, pairs, code, ends
 ):
-    import socket
-
     listener, _ = socket.socketpair()
     loop = asyncio.get_running_loop()
     loop.add_reader(listener, pytest.fail)
@@ -324,8 +323,30 @@ async def test_a_reload_in_loop_mode_drops_requests_that_do_not_end(here, uwsgi)
 def started(module, monkeypatch):
     """The workers that were started."""
     started = []
-    monkeypatch.setattr(module.Worker, "start", started.append)
+    monkeypatch.setattr(module.Worker, "start", lambda self: started.append(self))
     return started
+
+
+@pytest.mark.parametrize("loop_mode", [True, False])
+def test_the_worker_is_of_the_mode_that_uwsgi_runs_in(module, uwsgi, started, loop_mode):
+    if loop_mode:
+        uwsgi.loop, uwsgi.opt = b"asyncio", LOOP_MODE
+    worker = module.install()
+    mode = module.LoopModeWorker if loop_mode else module.ThreadModeWorker
+    assert type(worker) is mode
+    assert started == [worker]
+    assert threads.thread_home == worker.home
+    assert fitness.required is loop_mode
+    assert module.install() is worker
+    assert started == [worker]
+
+
+def test_before_the_fork_a_worker_starts_after_it(module, uwsgi, started):
+    uwsgi.worker_id = lambda: 0
+    worker = module.install()
+    assert started == []
+    uwsgi.post_fork_hook()
+    assert started == [worker]
 
 
 def test_the_hook_after_the_fork_is_shared_with_uwsgidecorators(

@@ -63,11 +63,15 @@ def spool(source: Any, environ: dict[str, Any], *, chunked: bool) -> Any:
     """Read a body into a temporary file."""
     file = tempfile.SpooledTemporaryFile(SPOOL_SIZE)  # noqa: SIM115 - lives as long as the request
     left = sys.maxsize if chunked else int(environ.get("CONTENT_LENGTH") or 0)
-    while chunk := source.read(min(left, SPOOL_SIZE)):
-        file.write(chunk)
-        left -= len(chunk)
-    if left and not chunked:
-        raise ClientDisconnected("the client did not send the whole request body")
+    try:
+        while chunk := source.read(min(left, SPOOL_SIZE)):
+            file.write(chunk)
+            left -= len(chunk)
+        if left and not chunked:
+            raise ClientDisconnected("the client did not send the whole request body")
+    except BaseException:
+        file.close()
+        raise
     file.seek(0)
     return file
 
