@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 
 import pytest
+from coroutines import Oops, double, fail, forever, rounds
 
 from aiopyramid import bridge, threads
 from aiopyramid.bridge import await_, can_wait, in_worker_thread, spawn_greenlet
@@ -15,32 +16,6 @@ from aiopyramid.threads import ThreadCall, Wait, run_callback, run_in_executor
 pytestmark = pytest.mark.both_loops
 
 variable: ContextVar[object] = ContextVar("variable", default="unset")
-
-
-class Oops(Exception):
-    pass
-
-
-async def double(number):
-    await asyncio.sleep(0)
-    return 2 * number
-
-
-async def fail():
-    await asyncio.sleep(0)
-    raise Oops
-
-
-async def rounds(count=5):
-    """Let everything else run that is ready to."""
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
-async def forever(started=None):
-    if started is not None:
-        started.set()
-    await asyncio.get_running_loop().create_future()
 
 
 # Threads

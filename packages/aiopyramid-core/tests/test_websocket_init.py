@@ -7,7 +7,7 @@ from pyramid.request import Request
 
 from aiopyramid.config import CoroutineOrExecutorMapper
 from aiopyramid.websocket import WebsocketPredicate
-from aiopyramid.websocket.mapper import WebsocketMapperBase
+from aiopyramid.websocket.mapper import WebsocketMapperBase, options_of
 
 
 class Mapper(WebsocketMapperBase):
@@ -93,3 +93,11 @@ def test_a_mapper_that_is_a_function_may_make_any():
     with Configurator() as config:
         config.include("aiopyramid")
         config.add_view(PlainCall, attr="talk", max_queue=5, mapper=lambda **kw: Mapper(**kw))
+
+
+def test_settings_that_change_after_a_commit_count():
+    config = Configurator()
+    config.include("aiopyramid")
+    config.commit()
+    config.add_settings({"aiopyramid.websocket.max_queue": "5"})
+    assert options_of(config.make_wsgi_app().registry).max_queue == 5

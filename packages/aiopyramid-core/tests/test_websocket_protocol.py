@@ -158,6 +158,17 @@ async def test_messages_after_our_close_are_dropped_and_its_answer_is_seen():
     peer.lose()
 
 
+async def test_after_our_close_a_paused_transport_reads_on():
+    peer = Peer(WebsocketOptions(max_queue=1, ping_interval=0))
+    peer.feed(frame(0x81, b"waits") + frame(0x82, bytes(100_000)) + frame(0x82))
+    assert peer.transport.calls[-1] == "pause_reading"
+    peer.ws.close_nowait(1001)
+    await until(lambda: peer.transport.calls[-1] == "resume_reading")
+    peer.feed(frame(0x88, b"\x03\xe9"))
+    assert "write_eof" in peer.transport.calls
+    peer.lose()
+
+
 async def test_nothing_is_left_when_the_connection_is_lost():
     peer = Peer(WebsocketOptions(ping_interval=1000))
     closing = asyncio.ensure_future(peer.ws.close())
@@ -252,6 +263,30 @@ async def test_all_that_came_before_the_end_of_the_stream_is_delivered(eof):
         peer.lose()
     assert peer.events == ["opened", "closing", "lost"]
     assert peer.protocol.state is LOST
+
+
+@pytest.mark.parametrize("end", ["close frame", "end of stream", "lost"])
+async def test_what_inflates_behind_a_full_queue_is_bounded_whatever_ends_it(end):
+    options = WebsocketOptions(max_queue_size=100_000, ping_interval=0)
+    peer = Peer(options, [PerMessageDeflate(False, False, 12, 12)])
+    client = Protocol(CLIENT)
+    client.extensions = [PerMessageDeflate(False, False, 12, 12)]
+    for _ in range(100):
+        client.send_binary(bytes(50_000))
+    peer.feed(b"".join(client.data_to_send()) + (frame(0x88) if end == "close frame" else b""))
+    if end == "end of stream":
+        assert peer.protocol.eof_received()
+    elif end == "lost":
+        peer.lose()
+    await until(lambda: "closing" in peer.events)  # the view has its time to end
+    assert sum(map(len, peer.messages())) <= 150_000
+    received = []
+    while (message := await peer.ws.recv()) is not None:
+        received.append(message)
+    assert received == [bytes(50_000)] * 100
+    assert peer.ws.close_code == (1005 if end == "close frame" else 1006)
+    peer.lose()
+    assert peer.events == ["opened", "closing", "lost"]
 
 
 async def test_a_close_frame_before_the_end_of_the_stream_counts():

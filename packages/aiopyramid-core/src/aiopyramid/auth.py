@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pyramid.config import PHASE2_CONFIG, Configurator
+from pyramid.config import Configurator
 from pyramid.events import ApplicationCreated
 from pyramid.interfaces import IAuthenticationPolicy, ISecurityPolicy
 from zope.interface import implementer
@@ -98,9 +98,8 @@ def includeme(config: Configurator) -> None:
         wrap()
         return view
 
-    # After set_security_policy (phase 2), and before each view that keeps the policy:
-    # an application may set it and commit later.
-    config.action(None, wrap, order=PHASE2_CONFIG + 1)
+    # Before each view that keeps the policy, and for requests that ask the registry. An
+    # application may set its policy at any time, and commit several times.
     config.add_view_deriver(coroutine_policy)
     config.add_subscriber(lambda event: wrap(), ApplicationCreated)
 

@@ -11,8 +11,7 @@ if TYPE_CHECKING:
 def includeme(config: Configurator) -> None:
     """Add the view predicate and the view options, and check the settings."""
     from ..config import LAST
-    from .mapper import options_of
-    from .options import OPTIONS
+    from .options import OPTIONS, from_settings
 
     def websocket_options(view: Any, info: Any) -> Any:
         # The mapper reads the options. This tells Pyramid their names.
@@ -23,8 +22,8 @@ def includeme(config: Configurator) -> None:
 
     config.add_view_deriver(websocket_options)
     config.add_view_predicate("websocket", WebsocketPredicate)
-    # The application may change its settings until then.
-    config.action(None, lambda: options_of(config.registry), order=LAST)
+    # Only a check: the application may still change its settings, and commit again.
+    config.action(None, lambda: from_settings(config.registry.settings), order=LAST)
 
 
 def _check_options(info: Any) -> None:

@@ -24,18 +24,19 @@ class MessageQueue:
     # There may be thousands.
     __slots__ = (
         "_loop",
-        "_max_count",
         "_max_size",
         "_receiver",
         "_resume_at",
         "_size",
+        "max_count",
         "messages",
         "received",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, max_count: int, max_size: int) -> None:
         self._loop = loop
-        self._max_count = max_count
+        #: May be raised later.
+        self.max_count = max_count
         self._max_size = max_size
         #: The messages: appended on the right (and then `added`), taken from the left.
         self.messages: deque[str | bytes] = deque()
@@ -48,7 +49,7 @@ class MessageQueue:
     def room(self) -> int:
         """Return how many more messages may be put, as far as is known before their size is."""
         messages = self.messages
-        room = self._max_count - len(messages)
+        room = self.max_count - len(messages)
         if self._size >= self._max_size:
             self._size = sum(map(getsizeof, messages))
             if self._size >= self._max_size:

@@ -21,14 +21,16 @@ state       meaning                                            READY FULL  WAITI
 
 A state is only left for one that stands below it. ``complete`` is set when all that
 matters of what the peer sends is in the buffer, since it has ended, or its close frame was
-seen there. While the connection is still ``OPEN`` then, reading is ``WAITING``, and the
-queue has no bounds.
+seen there. The queue then takes any number of messages, so that the connection can end at
+once. It is still bounded by memory: what is compressed may be a thousand times as large.
+Where that stops it, the view is told of the end before it has received everything.
 """
 
 from __future__ import annotations
 
 import asyncio
 import enum
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -84,12 +86,13 @@ class WebsocketProtocol(asyncio.Protocol):
         options: The view's options.
         extensions: What the handshake has negotiated.
         opened: Called when the transport is there.
-        closing: Called once when no more messages can be sent.
+        closing: Called once when the connection begins to end.
         lost: Called once at the end.
     """
 
     # There may be thousands.
     __slots__ = (
+        "_announced",
         "_close_timer",
         "_closing",
         "_encode",
@@ -149,6 +152,7 @@ class WebsocketProtocol(asyncio.Protocol):
         self.position = 0  # where the buffer's next frame begins
         self._scanned = 0  # up to where no close frame was found in it
         self._gave_way = False  # the view has had the chance to answer
+        self._announced = False
         self._close_timer: asyncio.TimerHandle | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self.failure: Close | None = None  # how it ended, if not with a close frame
@@ -226,7 +230,8 @@ class WebsocketProtocol(asyncio.Protocol):
         while True:
             room = budget
             if self.state is OPEN:
-                if not self.complete and (queue_room := queue.room()) < room:
+                queue_room = queue.room() if messages else queue.max_count
+                if queue_room < room:
                     room = queue_room
                 if not judge.in_message:
                     count = -len(messages)
@@ -272,8 +277,10 @@ class WebsocketProtocol(asyncio.Protocol):
         self.buffer, self.position = data, position
         self._scanned = max(self._scanned, position)
         if self.reading is FULL:
-            return self._look_ahead(budget)
-        if self.complete and self.reading is READY:
+            if not self.complete:
+                return self._look_ahead(budget)
+            self._announce_end()
+        elif self.complete and self.reading is READY:
             self._peer_done()
         return budget
 
@@ -334,11 +341,15 @@ class WebsocketProtocol(asyncio.Protocol):
             self._wait_for_turn()
             return 0
         if found:
-            self.complete = True
+            self._complete()
             self._wait_for_turn()
         elif self._is_far_ahead():
             self._pause(FULL)
         return budget
+
+    def _complete(self) -> None:
+        self.complete = True
+        self.queue.max_count = sys.maxsize
 
     def _is_far_ahead(self) -> bool:
         return len(self.buffer) - self.position > READ_AHEAD
@@ -429,7 +440,7 @@ class WebsocketProtocol(asyncio.Protocol):
 
     def _peer_ended(self) -> None:
         """No more bytes will come."""
-        self.complete = True
+        self._complete()
         if self.reading is FULL:
             self._wait_for_turn()
         elif self.reading is not WAITING:
@@ -451,6 +462,12 @@ class WebsocketProtocol(asyncio.Protocol):
             self.judge.drop_fragments()
             self.keepalive.stop(self.closed_error)
             self.queue.wake()
+            self._announce_end()
+
+    def _announce_end(self) -> None:
+        """Tell once that the connection ends: the view's time to end begins."""
+        if not self._announced:
+            self._announced = True
             self._closing()
 
     def _end(self) -> None:

@@ -109,7 +109,7 @@ class Session:
             self._cancel_later()
 
     def _cancel_later(self) -> None:
-        if self.task is not None and not self.task.done():
+        if self.grace is None and self.task is not None and not self.task.done():
             self.grace = asyncio.get_running_loop().call_later(
                 self.options.disconnect_grace, self.task.cancel
             )
