@@ -492,6 +492,7 @@ async def test_an_exception_of_a_thread_that_was_cancelled_is_logged(caplog):
     with pytest.raises(asyncio.CancelledError):
         await task
     (record,) = caplog.records
+    assert record.getMessage() == "Plain code failed after it was cancelled"
     assert record.exc_info[0] is Oops
 
 
