@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import json
 import os
@@ -215,6 +216,7 @@ class Server:
         if not (coverage and self.measured):
             env.pop("COVERAGE_PROCESS_CONFIG", None)
         env["PYTHONWARNINGS"] = "default"
+        env["PYTHONFAULTHANDLER"] = "1"
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 command or self.command(app, args or []),
@@ -269,9 +271,23 @@ class Server:
             try:
                 self.wait()
             except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-                raise
+                raise AssertionError(f"the server did not stop:\n{self.abort()}") from None
+
+    def abort(self) -> str:
+        """Kill the server's processes, and return the log with what their threads did."""
+        assert self.process is not None
+        group = [self.process.pid]
+        for pid in group:
+            with contextlib.suppress(OSError):
+                children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+                group += [int(child) for child in children.split()]
+        for signum in (signal.SIGABRT, signal.SIGKILL):  # Python's faulthandler has the first
+            for pid in reversed(group):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signum)
+            time.sleep(0.5)
+        self.process.wait()
+        return self.log[-20_000:]
 
     # Clients.
 
