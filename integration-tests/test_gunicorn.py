@@ -195,6 +195,38 @@ def test_hooks_and_access_log_see_the_request(launch, tmp_path):
         assert line in server.log
 
 
+def test_a_signal_while_a_worker_ends_does_not_skip_its_hook(launch, tmp_path, variant: str):
+    conf = tmp_path / "conf.py"
+    conf.write_text(
+        textwrap.dedent(
+            """\
+            import os, signal
+            def worker_exit(server, worker):
+                for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+                    os.kill(os.getpid(), signum)
+                print("hook: worker exit", flush=True)
+            """
+        )
+    )
+    server = launch(args=["--config", str(conf)], variant=variant)
+    server.stop()
+    assert "hook: worker exit" in server.log
+
+
+def test_connections_that_wait_for_a_request_do_not_delay_a_stop(launch):
+    args = ["--keep-alive", "3600", "--timeout", "3600"]
+    server = launch(args=args, workers={"graceful_timeout": 3600})
+    with server.socket() as new, server.socket() as kept, server.socket() as busy:
+        kept.sendall(b"GET /up HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert kept.recv(65536).startswith(b"HTTP/1.1 200")
+        busy.sendall(b"GET /sleep?s=1 HTTP/1.1\r\nHost: x\r\n\r\n")
+        server.eventually_state(lambda state: state["counts"].get("sleep started"), "it runs")
+        server.signal(signal.SIGTERM)
+        assert new.recv(65536) == kept.recv(65536) == b""
+        assert busy.recv(65536).startswith(b"HTTP/1.1 200")
+        assert server.wait() == 0
+
+
 @pytest.mark.parametrize("variant", ["gunicorn-uvloop", "gunicorn-loop"])
 def test_threads_bounds_the_plain_code_that_runs_at_a_time(launch, variant: str):
     # Of a view, with loop requests; of all requests, else.

@@ -31,6 +31,7 @@ class HTTPProtocol(compat.ASGIProtocol):  # type: ignore[misc]
     """A connection of the worker: HTTP requests, and at last perhaps a WebSocket."""
 
     worker: LoopWorker
+    _awaiting_request: bool
     _callback_parser: Any
     _task: Any
     _response_buffer: bytes
@@ -47,6 +48,7 @@ class HTTPProtocol(compat.ASGIProtocol):  # type: ignore[misc]
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         worker = self.worker
+        worker.connections.add(self)
         if worker.nr_conns > worker.worker_connections:
             self._refuse(503, f"This worker already has {worker.worker_connections} connections.")
         elif self._callback_parser is not None and self.cfg.timeout:
@@ -73,6 +75,7 @@ class HTTPProtocol(compat.ASGIProtocol):  # type: ignore[misc]
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.worker.connections.discard(self)
         self._cancel_first_request()
         if self._half_closed is not None:
             self._half_closed.cancel()
@@ -92,6 +95,11 @@ class HTTPProtocol(compat.ASGIProtocol):  # type: ignore[misc]
         super()._arm_keepalive_timer()
         if self._half_closed is not None:
             self._keepalive_timeout()  # no more requests come
+
+    def close_if_idle(self) -> None:
+        """Close the connection if it waits for a request, as when its keep-alive time is over."""
+        if self._awaiting_request:
+            self._keepalive_timeout()
 
     def has_left(self) -> bool:
         """Return True if the client has left."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import mmap
 import os
+import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable
@@ -87,6 +88,7 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         self.signalled = False
         self.wake = asyncio.Event()
         self.quick = asyncio.Event()
+        self.connections: set[HTTPProtocol] = set()
         self.requests: set[asyncio.Task[Any]] = set()
         self.drained = asyncio.Event()  # set when no more requests can come
         self.idle = asyncio.Event()  # set while no request runs
@@ -217,7 +219,9 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
             sessions.end(self.closing_code(), self.cfg.graceful_timeout)
         )
         requests = asyncio.create_task(self._end_requests())
+        idle = asyncio.create_task(self._close_idle_connections())
         await super()._shutdown()  # returns when no connection is left, or not to be waited for
+        idle.cancel()
         self.drained.set()
         await asyncio.wait([requests])
         await asyncio.wait([websockets], timeout=QUICK if self.quick.is_set() else None)
@@ -225,6 +229,13 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         self._quick_shutdown = True
         beat.cancel()
         self._stop()
+
+    async def _close_idle_connections(self) -> None:
+        # Again and again: a connection may just have been accepted.
+        while True:
+            for connection in tuple(self.connections):
+                connection.close_if_idle()
+            await asyncio.sleep(0.1)
 
     async def _end_requests(self) -> None:
         """Wait for requests, and cancel the rest before the arbiter kills this worker."""
@@ -255,6 +266,7 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         await self.idle.wait()
 
     def _cleanup(self) -> None:
+        self._ignore_exit_signals()
         super()._cleanup()
         # Cancelled tasks may still have needed threads.
         for executor in (self.executor, self.callbacks):
@@ -268,6 +280,21 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
                 leave_threads_behind()
 
         self.cfg.set("worker_exit", worker_exit)
+
+    def _ignore_exit_signals(self) -> None:
+        """
+        Ignore signals that ask for what already happens.
+
+        A loop that closes would give them back their default, which ends the process before
+        its ``worker_exit`` hook; and asyncio's loops get a signal at that moment in a state in
+        which they cannot handle it.
+        """
+        signums = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
+        signal.pthread_sigmask(signal.SIG_BLOCK, signums)
+        for signum in signums:
+            self.loop.remove_signal_handler(signum)
+            signal.signal(signum, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signums)
 
 
 def leave_threads_behind() -> None:
