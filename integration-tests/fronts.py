@@ -158,4 +158,3 @@ class Nginx(Server):
     """nginx before a server."""
 
     name = "nginx"
-    measured = False

@@ -167,7 +167,6 @@ class Server:
     """
 
     name = "gunicorn"
-    measured = True
     listening = r"Listening at: https?://[\d.]+:(\d+)"
     keeps_connections = True
     up = "/up"  # answers 200 when the application is ready
@@ -210,11 +209,8 @@ class Server:
         settings: dict[str, Any] | None = None,
         command: list[str] | None = None,
         cwd: Path = HERE,
-        coverage: bool = True,
     ) -> None:
         env = dict(os.environ, AIOPYRAMID_TEST_SETTINGS=json.dumps(settings or {}))
-        if not (coverage and self.measured):
-            env.pop("COVERAGE_PROCESS_CONFIG", None)
         env["PYTHONWARNINGS"] = "default"
         env["PYTHONFAULTHANDLER"] = "1"
         with self.log_file.open("ab") as log:
@@ -368,8 +364,6 @@ class UWSGIServer(Server):
     """uWSGI with request threads, as it comes from PyPI."""
 
     name = "uwsgi"
-    # A tracer would hang in uWSGI's exit, which is not one of Python's own.
-    measured = False
     keeps_connections = False
     listening = r"bound to TCP address 127\.0\.0\.1:(\d+)"
 

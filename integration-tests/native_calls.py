@@ -235,7 +235,7 @@ def measure(folder: Path, native_args: list[str]) -> Iterator[tuple[str, dict[st
         def start(kind: str, name: str, args: list[str]) -> Server:
             server = UWSGIServer(folder / f"{name}.log")
             stack.callback(server.stop)
-            server.launch(APPS[kind], [*ARGS, *args], coverage=False)
+            server.launch(APPS[kind], [*ARGS, *args])
             server.wait_until_up()
             return server
 

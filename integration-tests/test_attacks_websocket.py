@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from harness import PATIENCE, VARIANTS, RawWebsocket, Server, eventually, frame
+from harness import PATIENCE, RawWebsocket, Server, eventually, frame
 from test_http import MIB
 from test_websocket_limits import peak_grows_less_than
 
@@ -40,14 +40,8 @@ def variant(request):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, variant: str) -> Iterator[Server]:
-    """A server without coverage, which would take most of the time of a flood."""
-    kind, args = VARIANTS[variant]
-    server = kind(tmp_path_factory.mktemp("server") / "server.log")
-    server.launch(app=APP, args=args, coverage=False)
-    server.wait_until_up()
-    yield server
-    server.stop()
+def app():
+    return APP
 
 
 def open_gate(server: Server, gate: str) -> None:
@@ -102,13 +96,8 @@ def test_a_flood_of_empty_frames_keeps_nobody_waiting(server: Server, path: str,
 def test_six_floods_at_once_do_not_stop_the_heart_of_gunicorns_worker(launch, variant: str):
     if variant != "gunicorn-uvloop":
         pytest.skip("takes long: once, on a server that has such a timeout")
-    server = launch(
-        variant=variant,
-        app=APP,
-        args=["--timeout", "5"],
-        workers={"graceful_timeout": 5},
-        coverage=False,
-    )
+    args = ["--timeout", "5"]
+    server = launch(variant=variant, app=APP, args=args, workers={"graceful_timeout": 5})
     pid = server.state()["pid"]
     with contextlib.ExitStack() as stack:
         attackers = [stack.enter_context(server.raw_websocket("/sink")) for _ in range(6)]

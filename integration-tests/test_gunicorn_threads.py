@@ -164,7 +164,7 @@ def test_others_are_served_while_plain_views_compute(launch, variant: str, tmp_p
 
     def echoes(*args: str) -> tuple[int, float]:
         """Count echoes while 40 requests compute for a second each, 16 at a time."""
-        server = launch(app=APP, variant=variant, args=list(args), coverage=False)
+        server = launch(app=APP, variant=variant, args=list(args))
         times = []
         with contextlib.ExitStack() as stack, server.sync_connect("/echo") as ws:
             busy = [stack.enter_context(ask(server, "/spin?s=1")) for _ in range(40)]

@@ -387,10 +387,11 @@ def test_events_and_the_log_line_tell_the_end(server: Server):
     recorded(server, ["ended", 4000, "counted", 1, 1])
 
 
+# Each server, and each kind of transport.
+@pytest.mark.parametrize("variant", ["gunicorn-uvloop", "gunicorn-loop", "uwsgi-asyncio"])
 async def test_five_thousand_connections_leave_nothing_behind(launch, variant: str):
-    # A server of its own: what large messages did to another's heap would show,
-    # and so would what is kept to measure the coverage.
-    server = launch(variant=variant, coverage=False)
+    # A server of its own: what large messages did to another's heap would show.
+    server = launch(variant=variant)
 
     async def once(n: int) -> None:
         with contextlib.suppress(ConnectionClosed):
