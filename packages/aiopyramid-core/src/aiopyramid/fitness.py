@@ -1,4 +1,4 @@
-"""Whether an application is fit for loop requests: what is known to break is refused."""
+"""Checks that an application is fit for loop requests, and refuses what is known to break."""
 
 from __future__ import annotations
 

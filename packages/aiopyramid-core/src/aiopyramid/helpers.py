@@ -42,7 +42,7 @@ def is_coroutine_function(func: object) -> bool:
 
     True for coroutine and generator functions, for instances whose
     ``__call__`` is one, and for these behind `functools.partial` or a
-    decorator that uses `functools.wraps`. A synchronized coroutine is none: it
+    decorator that uses `functools.wraps`. A synchronized coroutine does not count: it
     waits by itself.
     """
     return _coroutine_function_in(func) is not None

@@ -8,7 +8,7 @@ A request has a *place* while its plain code runs. There is a bounded number of
 them, for which new requests wait in a queue. A request that waits for a
 coroutine gives its place back, and goes on at once when it may, above the bound
 if need be: were it to queue, requests that have places and want a lock, a row or
-a pooled connection which that one holds would wait for ever.
+a pooled connection which that one holds would wait forever.
 """
 
 from __future__ import annotations

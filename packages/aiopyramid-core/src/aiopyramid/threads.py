@@ -89,7 +89,7 @@ class Home:
         self.loop = loop
         self.ready: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self.woken = False
-        # Not the context of whichever request comes first.
+        # An empty context, not that of the request that happens to come first.
         self.context = Context()
         self.given_up: asyncio.Future[None] = loop.create_future()
         #: The threads of `run_callback`, which need not wait for other work; ``None`` for

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Released(NamedTuple):
-    """A transport that a connection has given up."""
+    """A transport that a connection has handed over, with its state."""
 
     transport: asyncio.Transport
     received: bytes  # behind the last request

@@ -191,7 +191,7 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
             self.servers.append(server)
 
     async def _beat(self) -> None:
-        """Tell the arbiter once a second that this worker lives, until it is to stop."""
+        """Notify the arbiter once a second that this worker lives, until the worker is to stop."""
         while self.alive:
             if self._lives():
                 self.notify()
@@ -220,12 +220,12 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         )
         requests = asyncio.create_task(self._end_requests())
         idle = asyncio.create_task(self._close_idle_connections())
-        await super()._shutdown()  # returns when no connection is left, or not to be waited for
+        await super()._shutdown()  # returns when no connection is left, or when time is up
         idle.cancel()
         self.drained.set()
         await asyncio.wait([requests])
         await asyncio.wait([websockets], timeout=QUICK if self.quick.is_set() else None)
-        # Whatever is left does not end by itself.
+        # The tasks that are left do not end by themselves.
         self._quick_shutdown = True
         beat.cancel()
         self._stop()

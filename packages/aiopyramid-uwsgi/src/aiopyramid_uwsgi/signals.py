@@ -1,13 +1,13 @@
 """
-uWSGI's signals to its workers, held until the connections are closed.
+Holds the signals that stop or reload a worker until its connections are closed.
 
-uWSGI's handlers are C functions that end the process or its requests right
-where the signal arrives, in whichever thread. Python's take their place, and
-wake the loop; in the end uWSGI's come back and get the signal, in the main
-thread, as any other could not end the interpreter.
+uWSGI's own handlers are C functions. They end the process, or its requests, in the thread
+that happens to get the signal. So handlers of Python's replace them and wake the loop. When
+the connections are closed, uWSGI's handlers are restored and the signal is sent again, to the
+main thread: no other thread can end the interpreter.
 
-Signals are not blocked instead, because subprocesses inherit a thread's mask,
-and could not be terminated.
+Blocking the signals would be simpler, but subprocesses inherit a thread's mask, and a
+subprocess that blocks SIGTERM cannot be terminated.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Action:
-    """What the process does at a signal: a ``struct sigaction``, whatever is in it."""
+    """A copy of what the process does at a signal: its ``struct sigaction``."""
 
     def __init__(self, signum: int) -> None:
         self.signum = signum
@@ -32,7 +32,7 @@ class Action:
         self._call(None, self.value)
 
     def restore(self) -> None:
-        """Restore what the process did at this signal when this object was made."""
+        """Make the process do again what it did when this copy was taken."""
         self._call(self.value, None)
 
     def _call(self, new: Any, old: Any) -> None:
@@ -41,17 +41,17 @@ class Action:
 
 
 def _prepare(signum: int, handler: Any) -> Action:
-    # This handler is in force until uWSGI sets its own. A new worker has no handlers yet,
-    # and would lose the signal.
+    # uWSGI sets its handlers only when the worker begins to serve. Until then this handler
+    # gets the signal, which would be lost.
     signal.signal(signum, handler)
     return Action(signum)
 
 
 class HeldSignals:
     """
-    Holds signals of this process for a loop.
+    Replaces uWSGI's handlers of some signals by a call on the loop.
 
-    To be made in the main thread, the only one that may set Python's handlers.
+    Must be created in the main thread, because Python sets handlers only there.
 
     Args:
         signums: The signals.
@@ -71,8 +71,8 @@ class HeldSignals:
         self.lock = threading.Lock()
         self.uwsgi: list[Action] = []
         self.python = [_prepare(signum, self._handle) for signum in signums]
-        # For good: uWSGI's handler asks Python for the request, without the GIL.
-        # Writing to a closed socket is an error anyway.
+        # Never given back to uWSGI: its handler calls Python without holding the GIL.
+        # Python reports a write to a closed socket as an error in any case.
         self.no_sigpipe = _prepare(signal.SIGPIPE, signal.SIG_IGN)
 
     def _handle(self, signum: int, frame: object) -> None:
@@ -80,9 +80,9 @@ class HeldSignals:
 
     def listen(self) -> None:
         """
-        Get signals while the main thread is in uWSGI's code, where no Python runs.
+        Pass signals to the loop also while the main thread waits in uWSGI's own code.
 
-        To be called in the main thread.
+        Python's handlers do not run there. Must be called in the main thread.
         """
         receiver, self.sender = socket.socketpair()
         receiver.setblocking(False)
@@ -97,11 +97,11 @@ class HeldSignals:
 
     @property
     def held(self) -> bool:
-        """Return True if uWSGI has set its handlers, and lost them to Python's."""
+        """Return True if `hold` has replaced uWSGI's handlers."""
         return bool(self.uwsgi)
 
     def hold(self) -> None:
-        """Take the signals from uWSGI, which has set its handlers before its first request."""
+        """Replace uWSGI's handlers; to be called after uWSGI has set them: from a request on."""
         if not self.uwsgi:
             with self.lock:
                 if not self.uwsgi:
@@ -110,9 +110,9 @@ class HeldSignals:
                         action.restore()
 
     def release(self, signum: int) -> None:
-        """Give the signals back to uWSGI, and this one at once."""
+        """Restore uWSGI's handlers, and send this signal again."""
         for action in self.uwsgi:
             action.restore()
-        # While uWSGI has not set its handlers, the signal comes back to ours.
+        # If uWSGI has not set its handlers yet, our handler gets the signal once more.
         delay = 0 if self.uwsgi else 0.1
         self.loop.call_later(delay, signal.pthread_kill, self.main_thread, signum)

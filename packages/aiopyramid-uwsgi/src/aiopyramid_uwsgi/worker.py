@@ -8,7 +8,7 @@ thread mode (``threads``)
     wait for coroutines through the bridge.
 loop mode (``asyncio`` and ``greenlet``)
     uWSGI itself runs the loop, in the main thread, and each request in a
-    greenlet. Views that are no coroutines run in the loop's executor.
+    greenlet. Plain views run in the loop's executor.
 
 In both, WebSockets live on the loop and hold no thread or greenlet of uWSGI's.
 """
@@ -61,7 +61,7 @@ def code_for(signum: int) -> int:
 
 
 class Worker:
-    """The event loop of a process: of a worker, or of another one that needs it."""
+    """The event loop of a process: a worker, or a mule or spooler that waits for coroutines."""
 
     mode: str
 
@@ -75,9 +75,9 @@ class Worker:
         self.ending: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Make the loop, in the main thread of a new process."""
+        """Create the loop; called in the main thread of each new process."""
         if not uwsgi.worker_id():
-            return  # a mule or spooler, which may need none
+            return  # a mule or spooler: `home` creates its loop if it needs one
         self.pid = os.getpid()
         self.running = self._make_home()
         let_the_loop_in()
@@ -114,7 +114,7 @@ class Worker:
         raise NotImplementedError
 
     def home(self) -> Home:
-        """Return the loop, as threads see it; in a process that is no worker, start it first."""
+        """Return the home of the loop; in a process that is not a worker, start the loop first."""
         if self.pid != os.getpid():
             with self.lock:
                 if self.pid != os.getpid():
@@ -130,18 +130,19 @@ class Worker:
         return self.home().loop
 
     def hold_signals(self) -> None:
-        """From now on, there may be connections to close before uWSGI gets a signal."""
+        """Hold signals from now on, because there may be connections to close first."""
         if self.signals is not None:
             self.signals.hold()
 
     def _signalled(self, signum: int) -> None:
         assert self.signals is not None
-        # Again if uWSGI had no handler yet when it was passed on.
+        # A second time if uWSGI had no handler when the signal was sent again.
         if self.ending is None or (self.ending.done() and not self.signals.held):
             self.ending = self.loop().create_task(self._end(signum))
 
     def _watch(self) -> None:
-        # Neither idle threads nor the plugin see that uWSGI wants to recycle its worker.
+        # uWSGI notices that a worker is to be recycled after a request only. With idle threads,
+        # or in its asyncio plugin, it never does.
         assert self.signals is not None
         if options.is_recycled():
             signal.pthread_kill(self.signals.main_thread, signal.SIGHUP)
@@ -205,8 +206,8 @@ class LoopModeWorker(Worker):
         loop.call_soon(self.hold_signals)
 
     def _thread_started(self) -> None:
-        # With its greenlet plugin, uWSGI's functions give up the GIL by this
-        # function's counterpart, which would free the state of the thread.
+        # With the greenlet plugin, uWSGI's functions release the GIL by
+        # PyGILState_Release. Without a balancing call here, that frees the thread's state.
         ctypes.pythonapi.PyGILState_Ensure()
 
     async def _close(self, code: int) -> None:
@@ -215,7 +216,7 @@ class LoopModeWorker(Worker):
         await super()._close(code)
         if code == CloseCode.SERVICE_RESTART:
             await self._finish_requests()
-            await super()._close(code)  # those that were opening handshakes
+            await super()._close(code)  # WebSockets that have been opened in the meantime
 
     async def _finish_requests(self) -> None:
         try:
@@ -270,7 +271,7 @@ def install() -> Worker:
 
 
 def _after_fork(function: Callable[[], None]) -> None:
-    # There is room for one hook, and uwsgidecorators takes it when imported.
+    # uWSGI has one hook only, and uwsgidecorators takes it when it is imported.
     try:
         from uwsgidecorators import postfork
     except Exception:  # without a master process, it raises just that

@@ -1,4 +1,4 @@
-"""The gunicorn workers, under the names that stand in people's ini files."""
+"""The gunicorn workers, under the names that existing ini files use."""
 
 from __future__ import annotations
 

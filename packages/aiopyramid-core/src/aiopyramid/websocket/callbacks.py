@@ -1,4 +1,4 @@
-"""Callbacks of views, whatever kind of function they are."""
+"""Calls the callbacks of views: coroutines, generators and plain functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The error of WebSocket connections, and what the errors of views mean for theirs."""
+"""The exception of a closed WebSocket, and the close codes of exceptions that views raise."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class WebsocketClosed(Exception):
 
 
 def is_closed(exc: BaseException) -> bool:
-    """Return True if all that was raised is `WebsocketClosed`, in a task group perhaps."""
+    """Return True if an exception is `WebsocketClosed`, or a group of nothing else."""
     if isinstance(exc, BaseExceptionGroup):
         return exc.split(WebsocketClosed)[1] is None
     return isinstance(exc, WebsocketClosed)
 
 
 def is_quiet(exc: BaseException) -> bool:
-    """Return True if a view may end with an exception and nothing is logged."""
+    """Return True if an exception is a normal end of a view, which is not logged."""
     return is_cancellation(exc) or is_closed(exc)
 
 

@@ -74,7 +74,7 @@ class Handshake:
 
 
 def is_upgrade(request: Any) -> bool:
-    """Return True if a request asks for a WebSocket, rightly or wrongly."""
+    """Return True if a request asks for a WebSocket, even if its handshake is invalid."""
     return "websocket" in request.headers.get("Upgrade", "").lower()
 
 
@@ -159,7 +159,7 @@ def accept(
 
 
 def offered_from(options: WebsocketOptions) -> Callable[[Sequence[str]], str | None]:
-    """Choose the first of the view's subprotocols that the client offers, or none."""
+    """Return the first of the view's subprotocols that the client offers, or ``None``."""
 
     def select(offered: Sequence[str]) -> str | None:
         return next((name for name in options.subprotocols if name in offered), None)

@@ -94,7 +94,7 @@ class Judge:
 
     @property
     def ended(self) -> bool:
-        """True if nothing is to be sent or judged any more: the TCP connection can end."""
+        """True if nothing more is to be sent or judged, so that the TCP connection can end."""
         return self._protocol.eof_sent
 
     def continues(self, first: int) -> bool:

@@ -13,8 +13,8 @@ class Keepalive:
 
     Args:
         loop: The connection's loop.
-        interval: Time between pings, in seconds; 0 for none.
-        timeout: How long to wait for a sign of life after a ping, in seconds; 0 for ever.
+        interval: Time between pings, in seconds; 0 turns pings off.
+        timeout: How long to wait for a sign of life after a ping, in seconds; 0 means no limit.
         send: Sends a ping with a payload.
         activity: Returns a value that changes with all that comes from the peer, or
             ``None`` while nothing of it is read.

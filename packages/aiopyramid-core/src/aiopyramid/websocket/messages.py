@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from sys import getsizeof
 
-# What a message takes at most in Python: a text, four bytes for each byte on the wire.
+# A text takes up to four bytes of memory for each byte on the wire.
 WIDTH = 4
 OVERHEAD = 80
 
@@ -41,13 +41,13 @@ class MessageQueue:
         #: The messages: appended on the right (and then `added`), taken from the left.
         self.messages: deque[str | bytes] = deque()
         self.received = 0  # in all
-        # At least what the messages take: to know it exactly takes time, for each of them.
+        # An upper bound; the exact size would take time to find out for each message.
         self._size = 0
         self._resume_at = 0
         self._receiver: asyncio.Future[None] | None = None
 
     def room(self) -> int:
-        """Return how many more messages may be put, as far as is known before their size is."""
+        """Return how many more messages may be put; their size may reduce the number."""
         messages = self.messages
         room = self.max_count - len(messages)
         if self._size >= self._max_size:
@@ -94,6 +94,6 @@ class MessageQueue:
         return self._receiver
 
     def wake(self) -> None:
-        """Wake who waits for a message."""
+        """Wake the task that waits for a message."""
         if self._receiver is not None and not self._receiver.done():
             self._receiver.set_result(None)

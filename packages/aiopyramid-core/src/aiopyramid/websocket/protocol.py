@@ -465,7 +465,7 @@ class WebsocketProtocol(asyncio.Protocol):
             self._announce_end()
 
     def _announce_end(self) -> None:
-        """Tell once that the connection ends: the view's time to end begins."""
+        """Announce, once, that the connection ends: the view's time to end begins."""
         if not self._announced:
             self._announced = True
             self._closing()

@@ -1,4 +1,4 @@
-"""The WebSocket sessions of this process: who is admitted, who is open, and their end."""
+"""The WebSocket sessions of this process: admits them, counts them and ends them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ class Sessions:
     """
     All sessions of a process.
 
-    A session is *accepted* from when its view's answer is made, and *open* from when that
-    answer is out. Requests may run in threads, so there is a lock for the accepted ones.
+    A session is *accepted* when the response to its handshake has been made, and *open* when
+    that response has been sent. Requests may run in threads, so a lock guards the accepted
+    sessions.
 
     Attributes:
         open: The sessions whose views run. Changed on the loop only.
@@ -39,8 +40,7 @@ class Sessions:
         """
         Count a session from now on, unless there are ``limit`` sessions already.
 
-        Whoever takes the session from the view must see to it that it is opened or
-        forgotten when its request has ended.
+        The caller must call `opened` or `forget` for it before its request has ended.
 
         Returns:
             True if the session is admitted.
@@ -60,12 +60,12 @@ class Sessions:
                     self._loop.call_soon_threadsafe(self._settled.set)
 
     def opened(self, session: Session) -> None:
-        """A session's view begins."""
-        self.open.add(session)  # first: it counts all the time
+        """Count a session as open: its view begins."""
+        self.open.add(session)  # before `forget`, so that it is counted all the time
         self.forget(session)
 
     def ended(self, session: Session) -> None:
-        """A session's view has ended."""
+        """Stop counting a session whose view has ended."""
         self.open.discard(session)
 
     async def end(self, code: int, timeout: float) -> None:
@@ -87,7 +87,7 @@ class Sessions:
                     if tasks:
                         await asyncio.wait(tasks)
                     else:
-                        # Those that were accepted just now close when they open.
+                        # Accepted sessions close as soon as they open.
                         await self._until_settled()
         late = [session.cancel() for session in tuple(self.open)]
         if late:

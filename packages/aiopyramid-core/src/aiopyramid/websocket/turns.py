@@ -16,19 +16,19 @@ from weakref import WeakKeyDictionary
 
 # Frames in one turn. Judging one takes about 15 µs, so this is about a millisecond.
 BUDGET = 64
-# A larger frame counts as several: one more for each so many bytes.
+# A larger frame counts as several: one more for each of these many bytes.
 FRAME_SIZE = 4096
 
 
 class TakesTurns(Protocol):
-    """Something that works in turns."""
+    """A member of the queue: a connection with frames to handle."""
 
     def take_turn(self, budget: int) -> int:
         """Handle up to ``budget`` frames, and return what is left of the budget."""
 
 
 class Turns:
-    """The queue of one loop; everybody in it gets a turn, first come, first served."""
+    """The queue of one loop: its members get their turns in the order in which they came."""
 
     def __init__(self) -> None:
         self._queue: deque[TakesTurns] = deque()

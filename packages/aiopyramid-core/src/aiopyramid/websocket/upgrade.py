@@ -26,7 +26,7 @@ class Upgrade:
 
     def __init__(self, obstacle: str = "") -> None:
         self.session: Session | None = None
-        #: What keeps this connection from carrying a WebSocket, and what to do about it.
+        #: Why this connection cannot carry a WebSocket, and what to do about it.
         self.obstacle = obstacle
 
     def accept(self, session: Session, limit: int) -> bool:

@@ -16,7 +16,8 @@ class Writer:
 
     Args:
         loop: The transport's loop.
-        timeout: How long the peer may leave the transport's buffer full, in seconds; 0 for ever.
+        timeout: How long the peer may leave the transport's buffer full, in seconds; 0 means
+            no limit.
         overdue: Called when it has done so for longer.
     """
 
