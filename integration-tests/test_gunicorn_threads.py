@@ -209,18 +209,6 @@ def test_requests_of_a_recycled_worker_may_last_longer_than_its_heartbeat(launch
     assert "WORKER TIMEOUT" not in server.log
 
 
-def test_a_request_on_a_kept_connection_is_answered_during_a_stop(launch, variant: str):
-    server = launch(app=APP, variant=variant)
-    with server.socket() as sock:
-        for path in "/up", "/sleep?s=0.5":
-            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            assert sock.recv(65536).startswith(b"HTTP/1.1 200")
-            if path == "/up":
-                server.signal(signal.SIGTERM)
-                server.wait_for_log("Worker shutting down")
-    assert server.wait() == 0
-
-
 def with_hook(tmp_path) -> list[str]:
     conf = tmp_path / "conf.py"
     conf.write_text("def worker_exit(server, worker): print('hook: worker exit', flush=True)\n")
