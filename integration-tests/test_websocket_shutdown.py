@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+from pathlib import Path
 
 import pytest
-from harness import PATIENCE, frame
+from harness import PATIENCE, eventually, frame
 from test_websocket import closed_with
 from websockets.exceptions import ConnectionClosed
 
@@ -28,10 +29,14 @@ def test_a_stop_closes_with_1001(launch, signum: int, variant: str):
 
 def test_a_reload_closes_with_1012(launch, variant: str):
     server = launch(variant=variant)
+    old = Path(f"/proc/{server.state()['pid']}")
     with server.sync_connect("/recorder") as ws:
         assert ws.recv() == "opened"
         server.signal(signal.SIGHUP)
         assert closed_with(ws).code == 1012
+    # Until it ends, a worker of uWSGI may accept one more connection, and close it likewise.
+    eventually(lambda: not old.exists(), "the old worker is gone")
+    eventually(server.answers, "the server answers")
     with server.sync_connect("/recorder") as ws:
         assert ws.recv() == "opened"
         server.signal(signal.SIGTERM)
