@@ -96,6 +96,8 @@ def test_reloads_of_all_kinds_close_with_1012_and_leak_no_descriptor(
     chain.touch()
     args = ["--lazy-apps", "--master-fifo", str(fifo), "--touch-chain-reload", str(chain)]
     server = launch(variant=variant, args=args, workers={"workers": 2})
+    # uWSGI itself loses a signal for a worker that still loads its application.
+    server.wait_for_log(rf"(?s)({STARTED}.*){{2}}")
 
     def open_descriptors() -> list[list[int]]:
         return [fds({server.process.pid}), fds(children(server))]
