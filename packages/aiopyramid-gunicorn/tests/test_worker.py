@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import logging
 import os
+import signal
 import socket
 import threading
 from types import SimpleNamespace
@@ -374,6 +375,19 @@ async def test_a_worker_is_idle_when_its_last_request_has_ended(worker_here):
 # The end of the process.
 
 
+EXIT_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+
+@pytest.fixture
+def exit_signals():
+    """Give the test's process its handlers back."""
+    handlers = {signum: signal.getsignal(signum) for signum in EXIT_SIGNALS}
+    yield
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
+
+
+@pytest.mark.usefixtures("exit_signals")
 def test_threads_are_left_behind_after_the_hook(new_worker, monkeypatch):
     order = []
     monkeypatch.setattr(module, "leave_threads_behind", lambda: order.append("threads"))
@@ -386,8 +400,10 @@ def test_threads_are_left_behind_after_the_hook(new_worker, monkeypatch):
     worker.loop = asyncio.new_event_loop()
     worker.executor = concurrent.futures.ThreadPoolExecutor(1)
     worker.callbacks = concurrent.futures.ThreadPoolExecutor(1)
+    worker.loop.add_signal_handler(signal.SIGTERM, print)
     worker._cleanup()
     assert worker.loop.is_closed()
+    assert {signal.getsignal(signum) for signum in EXIT_SIGNALS} == {signal.SIG_IGN}
     for executor in (worker.executor, worker.callbacks):
         with pytest.raises(RuntimeError, match="after shutdown"):
             executor.submit(print)
