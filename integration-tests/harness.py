@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -277,11 +278,14 @@ class Server:
             with contextlib.suppress(OSError):
                 children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
                 group += [int(child) for child in children.split()]
-        for signum in (signal.SIGABRT, signal.SIGKILL):  # Python's faulthandler has the first
-            for pid in reversed(group):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signum)
-            time.sleep(0.5)
+        for pid in group:
+            with contextlib.suppress(ProcessLookupError):
+                fd = os.pidfd_open(pid)
+                # Python's faulthandler prints all stacks; the servers handle SIGABRT themselves.
+                os.kill(pid, signal.SIGBUS)
+                select.select([fd], [], [], 5)  # until it has ended
+                os.kill(pid, signal.SIGKILL)
+                os.close(fd)
         self.process.wait()
         return self.log[-20_000:]
 

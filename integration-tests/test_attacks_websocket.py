@@ -40,7 +40,7 @@ def variant(request):
 
 
 @pytest.fixture(scope="module")
-def app():
+def app() -> str:
     return APP
 
 

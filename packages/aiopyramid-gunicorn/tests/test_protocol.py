@@ -47,6 +47,30 @@ async def test_requests_on_one_connection_are_answered(connect):
     assert not transport.closing
 
 
+async def waits_for_a_request(protocol):
+    while not protocol._awaiting_request:
+        await asyncio.sleep(0)
+
+
+async def test_a_connection_is_idle_while_it_waits_for_a_request(connect):
+    app = Waits()
+    transport = connect(app)
+    protocol = transport.protocol
+    await waits_for_a_request(protocol)
+    protocol.data_received(GET)
+    protocol.close_if_idle()  # the request has come, but its task has not begun
+    await app.began.wait()
+    protocol.close_if_idle()
+    assert not transport.closing
+    app.go_on.set()
+    await transport.until(b"hello")
+    await waits_for_a_request(protocol)
+    assert transport.protocol in protocol.worker.connections
+    protocol.close_if_idle()
+    await transport.closed.wait()
+    assert not protocol.worker.connections
+
+
 async def test_a_reason_of_the_applications_own_is_sent(connect):
     transport = connect(hello)
     transport.protocol.data_received(GET)

@@ -375,13 +375,10 @@ async def test_a_worker_is_idle_when_its_last_request_has_ended(worker_here):
 # The end of the process.
 
 
-EXIT_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-
-
 @pytest.fixture
 def exit_signals():
     """Give the test's process its handlers back."""
-    handlers = {signum: signal.getsignal(signum) for signum in EXIT_SIGNALS}
+    handlers = {signum: signal.getsignal(signum) for signum in module.EXIT_SIGNALS}
     yield
     for signum, handler in handlers.items():
         signal.signal(signum, handler)
@@ -397,13 +394,23 @@ def test_threads_are_left_behind_after_the_hook(new_worker, monkeypatch):
         raise ValueError
 
     worker = new_worker(worker_exit=hook)
-    worker.loop = asyncio.new_event_loop()
+    while_it_closes = []
+
+    class Loop(asyncio.SelectorEventLoop):
+        def close(self):
+            while_it_closes.extend(map(signal.getsignal, module.EXIT_SIGNALS))
+            super().close()
+
+    worker.loop = Loop()
     worker.executor = concurrent.futures.ThreadPoolExecutor(1)
     worker.callbacks = concurrent.futures.ThreadPoolExecutor(1)
     worker.loop.add_signal_handler(signal.SIGTERM, print)
     worker._cleanup()
+    assert while_it_closes == [signal.SIG_IGN] * 3
     assert worker.loop.is_closed()
-    assert {signal.getsignal(signum) for signum in EXIT_SIGNALS} == {signal.SIG_IGN}
+    for signum in module.EXIT_SIGNALS:
+        assert callable(signal.getsignal(signum))  # SIG_IGN would be inherited by subprocesses
+        signal.raise_signal(signum)
     for executor in (worker.executor, worker.callbacks):
         with pytest.raises(RuntimeError, match="after shutdown"):
             executor.submit(print)

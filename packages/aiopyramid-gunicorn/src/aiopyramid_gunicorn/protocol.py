@@ -98,7 +98,8 @@ class HTTPProtocol(compat.ASGIProtocol):  # type: ignore[misc]
 
     def close_if_idle(self) -> None:
         """Close the connection if it waits for a request, as when its keep-alive time is over."""
-        if self._awaiting_request:
+        # A request may have come, and its task not have begun.
+        if self._awaiting_request and not self._request_ready.is_set():
             self._keepalive_timeout()
 
     def has_left(self) -> bool:

@@ -41,6 +41,8 @@ EXECUTORS = (EXECUTOR, CALLBACKS, "aiopyramid-nested")
 # gunicorn's default for `threads`, 1, would let requests wait for each other.
 THREADS = 16
 
+EXIT_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
 # How long a quick shutdown waits for WebSocket views and requests, in seconds,
 # as gunicorn does for other tasks.
 QUICK = 1.0
@@ -268,6 +270,9 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
     def _cleanup(self) -> None:
         self._ignore_exit_signals()
         super()._cleanup()
+        for signum in EXIT_SIGNALS:
+            # Unlike SIG_IGN, subprocesses of hooks do not inherit a handler.
+            signal.signal(signum, lambda signum, frame: None)
         # Cancelled tasks may still have needed threads.
         for executor in (self.executor, self.callbacks):
             executor.shutdown(wait=False, cancel_futures=True)
@@ -289,12 +294,11 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         its ``worker_exit`` hook; and asyncio's loops get a signal at that moment in a state in
         which they cannot handle it.
         """
-        signums = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
-        signal.pthread_sigmask(signal.SIG_BLOCK, signums)
-        for signum in signums:
+        signal.pthread_sigmask(signal.SIG_BLOCK, EXIT_SIGNALS)
+        for signum in EXIT_SIGNALS:
             self.loop.remove_signal_handler(signum)
             signal.signal(signum, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signums)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, EXIT_SIGNALS)
 
 
 def leave_threads_behind() -> None:

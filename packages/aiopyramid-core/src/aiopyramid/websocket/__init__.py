@@ -49,7 +49,7 @@ def _check_options(info: Any) -> None:
         or getattr(info.original_view, "__view_mapper__", None)
         or info.registry.queryUtility(IViewMapperFactory)
     )
-    # A factory, which may return any mapper.
+    # A factory that is not a class may return any mapper.
     if mapper is None or (inspect.isclass(mapper) and not issubclass(mapper, WebsocketMapperBase)):
         raise ConfigurationError(
             f"{', '.join(given)}: only WebSocket views have such options, and "

@@ -40,7 +40,7 @@ class Sessions:
         """
         Count a session from now on, unless there are ``limit`` sessions already.
 
-        The caller must call `opened` or `forget` for it before its request has ended.
+        The caller must call `opened` or `forget` for it by the time its request has ended.
 
         Returns:
             True if the session is admitted.
