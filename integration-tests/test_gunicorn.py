@@ -260,6 +260,20 @@ def test_a_worker_is_recycled_after_max_requests(launch):
     server.eventually_state(lambda state: state["pid"] != first, "another worker answers")
 
 
+@pytest.mark.parametrize("variant", ["gunicorn-uvloop", "gunicorn-asyncio"])
+def test_new_connections_to_workers_that_end_are_served(launch, variant: str):
+    server = launch(variant=variant, args=["--max-requests", "10"], workers={"workers": 2})
+
+    def get(_: int) -> bytes:
+        with server.socket() as sock:
+            sock.sendall(b"GET /up HTTP/1.1\r\nHost: x\r\n\r\n")
+            return sock.recv(65536)[:12]
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        while server.log.count("Worker exiting") < 4:
+            assert set(pool.map(get, range(100))) == {b"HTTP/1.1 200"}
+
+
 def test_a_stop_lets_requests_finish(launch):
     server = launch()
     with server.socket() as sock:

@@ -71,6 +71,17 @@ async def test_a_connection_is_idle_while_it_waits_for_a_request(connect):
     assert not protocol.worker.connections
 
 
+async def test_a_new_connection_gets_time_for_its_first_request(connect, monkeypatch):
+    transport = connect(hello)
+    protocol = transport.protocol
+    await waits_for_a_request(protocol)
+    protocol.close_if_idle()
+    assert not transport.closing
+    monkeypatch.setattr("aiopyramid_gunicorn.protocol.FIRST", 0.0)
+    protocol.close_if_idle()
+    assert transport.closing
+
+
 async def test_a_reason_of_the_applications_own_is_sent(connect):
     transport = connect(hello)
     transport.protocol.data_received(GET)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from .worker import LoopWorker
 
 
+# How long a stop waits for the first request of a new connection, in seconds.
+FIRST = 1.0
+
+
 class Released(NamedTuple):
     """A transport that a connection has handed over, with its state."""
 
@@ -31,6 +35,7 @@ class HTTPProtocol(compat.ASGIProtocol):  # type: ignore[misc]
     """A connection of the worker: HTTP requests, and at last perhaps a WebSocket."""
 
     worker: LoopWorker
+    req_count: int  # with the one that is waited for
     _awaiting_request: bool
     _callback_parser: Any
     _task: Any
@@ -49,6 +54,7 @@ class HTTPProtocol(compat.ASGIProtocol):  # type: ignore[misc]
         super().connection_made(transport)
         worker = self.worker
         worker.connections.add(self)
+        self._made = worker.loop.time()
         if worker.nr_conns > worker.worker_connections:
             self._refuse(503, f"This worker already has {worker.worker_connections} connections.")
         elif self._callback_parser is not None and self.cfg.timeout:
@@ -97,7 +103,13 @@ class HTTPProtocol(compat.ASGIProtocol):  # type: ignore[misc]
             self._keepalive_timeout()  # no more requests come
 
     def close_if_idle(self) -> None:
-        """Close the connection if it waits for a request, as when its keep-alive time is over."""
+        """
+        Close the connection if it waits for a request, as when its keep-alive time is over.
+
+        The first request of a new connection is on its way: it gets `FIRST` seconds.
+        """
+        if self.req_count == 1 and self.worker.loop.time() < self._made + FIRST:
+            return
         # A request may have come, and its task not have begun.
         if self._awaiting_request and not self._request_ready.is_set():
             self._keepalive_timeout()

@@ -233,11 +233,12 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         self._stop()
 
     async def _close_idle_connections(self) -> None:
-        # Again and again: a connection may just have been accepted.
+        # Again and again: a connection may just have been accepted. And not at once:
+        # what the system has received already is read first.
         while True:
+            await asyncio.sleep(0.1)
             for connection in tuple(self.connections):
                 connection.close_if_idle()
-            await asyncio.sleep(0.1)
 
     async def _end_requests(self) -> None:
         """Wait for requests, and cancel the rest before the arbiter kills this worker."""
