@@ -7,6 +7,7 @@ so that a version of gunicorn that lacks something is refused when a worker star
 
 from __future__ import annotations
 
+import importlib
 from types import ModuleType
 from typing import Any
 
@@ -14,9 +15,12 @@ import gunicorn
 from gunicorn import SERVER as SERVER
 from gunicorn import util
 from gunicorn.asgi import protocol as _protocol
+from gunicorn.http import body as _body
 from gunicorn.http import errors as _errors
 from gunicorn.http import message as _message
+from gunicorn.http import unreader as _unreader
 from gunicorn.http import wsgi as _wsgi
+from gunicorn.http2 import negotiation as _negotiation
 from gunicorn.workers import gasgi as _gasgi
 
 REQUIRED: dict[type | ModuleType, tuple[str, ...]] = {
@@ -35,12 +39,12 @@ REQUIRED: dict[type | ModuleType, tuple[str, ...]] = {
         "_send_error_response",
         "_send_response_start",
         "_serve_http_request",  # gives each request a task, and so a context, of its own
-        "_will_close",
+        "_check_h1c_protocol_available",
         "connection_lost",
         "connection_made",
     ),
     _protocol.FlowControl: ("write_paused",),
-    _protocol: ("ClientDisconnected",),
+    _protocol: ("ClientDisconnected", "_post_request_hook", "_pre_request_hook"),
     _gasgi.ASGIWorker: (
         "_cleanup",
         "_get_ssl_context",
@@ -51,9 +55,26 @@ REQUIRED: dict[type | ModuleType, tuple[str, ...]] = {
         "handle_quit_signal",
     ),
     _errors: ("InvalidResponseHeader", "InvalidResponseHeaderName"),
-    _message: ("TOKEN_RE",),
-    _wsgi: ("FileWrapper", "HEADER_VALUE_RE", "STATUS_RE", "create"),
-    util: ("is_hoppish", "split_request_uri"),
+    _message: ("RFC9112_TARGET_INVALID", "TOKEN_RE", "_check_fast_parser"),
+    _message.Request: (
+        "_apply_header_policy",
+        "_peer_trusted_for_forwarded",
+        "set_body_reader",
+        "should_close",
+    ),
+    _unreader.Unreader: ("chunk", "take_buffered"),
+    _body: ("Body", "LengthReader"),
+    _wsgi: (
+        "FileWrapper",
+        "HEADER_VALUE_RE",
+        "STATUS_RE",
+        "_make_early_hints_callback",
+        "base_environ",
+        "create",
+    ),
+    _wsgi.Response: ("close", "default_headers", "force_close", "send_headers", "should_close"),
+    _negotiation: ("preface_match", "prior_knowledge_allowed", "upgrade_allowed"),
+    util: ("http_date", "is_hoppish", "split_request_uri", "unquote_to_wsgi_str", "write_error"),
 }
 
 
@@ -86,6 +107,34 @@ InvalidResponseHeaderName = _errors.InvalidResponseHeaderName
 is_hoppish = util.is_hoppish
 split_request_uri = util.split_request_uri
 create_environ = _wsgi.create
+
+# HTTP/1, as gunicorn's WSGI workers have it.
+Unreader: Any = _unreader.Unreader
+Request: Any = _message.Request
+Response: Any = _wsgi.Response
+Body: Any = _body.Body
+LengthReader: Any = _body.LengthReader
+NoMoreData = _errors.NoMoreData
+LimitRequestHeaders = _errors.LimitRequestHeaders
+InvalidRequestLine = _errors.InvalidRequestLine
+TARGET_INVALID = _message.RFC9112_TARGET_INVALID
+base_environ = _wsgi.base_environ
+make_early_hints = _wsgi._make_early_hints_callback
+unquote_to_wsgi_str = util.unquote_to_wsgi_str
+http_date = util.http_date
+write_error = util.write_error
+negotiation = _negotiation
+pre_request_hook = _protocol._pre_request_hook
+post_request_hook = _protocol._post_request_hook
+check_fast_parser = _message._check_fast_parser
+# Its answer is kept on the class that asks, and looked for on this one.
+_protocol.ASGIProtocol._check_h1c_protocol_available()
+try:
+    _h1c: Any = importlib.import_module("gunicorn_h1c")
+except ImportError:  # not CPython: gunicorn uses its own parser then, and nobody calls this one
+    _h1c = None
+parse_request: Any = getattr(_h1c, "parse_request", None)
+IncompleteError: Any = getattr(_h1c, "IncompleteError", ())
 
 #: Patterns of RFC 9110.
 TOKEN = _message.TOKEN_RE

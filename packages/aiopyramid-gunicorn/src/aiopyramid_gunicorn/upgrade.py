@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from websockets.frames import Close, CloseCode
-
 if TYPE_CHECKING:
     from aiopyramid.websocket.session import Session
 
-    from .protocol import HTTPProtocol
+    from .http1 import HTTP1Connection
 
 
-def become_websocket(connection: HTTPProtocol, session: Session) -> None:
+def become_websocket(connection: HTTP1Connection, session: Session) -> None:
     """
     Let a session have a connection, whose 101 response is out.
 
@@ -27,9 +25,7 @@ def become_websocket(connection: HTTPProtocol, session: Session) -> None:
     protocol.connection_made(transport)
     if released.paused:
         protocol.pause_writing()
-    if released.truncated:
-        protocol.fail(Close(CloseCode.MESSAGE_TOO_BIG, "too much was sent before the handshake"))
-    elif released.received:
+    if released.received:
         protocol.data_received(released.received)
     if released.half_closed and not protocol.eof_received():
         transport.close()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import mmap
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable
@@ -14,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gunicorn.arbiter import Arbiter
+from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
 from websockets.frames import CloseCode
 
@@ -24,7 +27,12 @@ from aiopyramid.threads import home_here, let_the_loop_in
 from aiopyramid.transactions import refuse_on_loop
 from aiopyramid.websocket.sessions import sessions
 
+from . import compat
 from .compat import ASGIWorker
+from .deadlines import Deadlines
+from .exchange import Exchange, ExchangeCall
+from .http1 import HTTP1Connection
+from .message import Environs, Heads
 from .protocol import HTTPProtocol
 from .request import serve
 
@@ -42,6 +50,15 @@ EXECUTORS = (EXECUTOR, CALLBACKS, "aiopyramid-nested")
 THREADS = 16
 
 EXIT_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+# After how long a worker accepts connections again that the system could not give, in seconds.
+ACCEPT_AGAIN = 1.0
+
+# How long a stop waits for a client's request that may be on its way, in seconds.
+LAST_REQUESTS = 1.0
+
+# How long a connection is read after its last response, in seconds, as gunicorn does.
+LINGER = 2.0
 
 # How long a quick shutdown waits for WebSocket views and requests, in seconds,
 # as gunicorn does for other tasks.
@@ -81,6 +98,7 @@ generation = Generation()
 class LoopWorker(ASGIWorker):  # type: ignore[misc]
     """gunicorn's asynchronous worker, with a WSGI application in place of an ASGI one."""
 
+    alive: bool
     wsgi: WSGIApplication
     asgi = staticmethod(serve)
 
@@ -90,9 +108,11 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         self.signalled = False
         self.wake = asyncio.Event()
         self.quick = asyncio.Event()
-        self.connections: set[HTTPProtocol] = set()
-        self.requests: set[asyncio.Task[Any]] = set()
+        self.connections: set[HTTP1Connection | HTTPProtocol] = set()
+        self.requests: set[Exchange | asyncio.Task[Any]] = set()
         self.drained = asyncio.Event()  # set when no more requests can come
+        self._accepting = False
+        self._connecting: set[asyncio.Task[None]] = set()
         self.idle = asyncio.Event()  # set while no request runs
         self.idle.set()
 
@@ -113,7 +133,84 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         """Load the application; on a syntax error under ``--reload``, one that shows it."""
         Worker.load_wsgi(self)
 
+    # Connections.
+
+    def _accept(self, listener: Any) -> None:
+        """Accept a connection, unless another worker was faster."""
+        try:
+            sock, peer = listener.sock.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as exc:
+            # Such as too many open files: it may pass.
+            self.log.error("Cannot accept a connection: %s", exc)
+            self._set_accepting(False)
+            self.loop.call_later(ACCEPT_AGAIN, self._accept_again)
+            return
+        sock.setblocking(False)
+        self.nr_conns += 1
+        if self.nr_conns >= self.worker_connections:
+            self._set_accepting(False)
+        task = self.loop.create_task(self._connect(sock, peer, listener.getsockname()))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, sock: socket.socket, peer: Any, server: Any) -> None:
+        connection = HTTP1Connection(self, sock, peer, server)
+        protocol = HTTPProtocol(self) if self.cfg.protocol == "uwsgi" else None
+        try:
+            await self.loop.connect_accepted_socket(
+                lambda: protocol or connection, sock, ssl=self.ssl
+            )
+        except OSError as exc:  # SSLError among them
+            self.log.debug("No connection with %s: %s", peer, exc)
+            sock.close()
+            if not connection.made:
+                self.connection_ended()
+        else:
+            if protocol is not None:
+                self.connection_ended()  # gunicorn counts it itself
+
+    def connection_ended(self) -> None:
+        """Count a connection less; there may be room for another."""
+        self.nr_conns -= 1
+        self._accept_again()
+
+    def _accept_again(self) -> None:
+        if self.alive and self.nr_conns < self.worker_connections:
+            self._set_accepting(True)
+
+    def _set_accepting(self, accepting: bool) -> None:
+        if accepting != self._accepting:
+            self._accepting = accepting
+            for listener in self.sockets:
+                if accepting:
+                    self.loop.add_reader(listener.sock.fileno(), self._accept, listener)
+                else:
+                    self.loop.remove_reader(listener.sock.fileno())
+
     # Requests.
+
+    def exchange_begins(self, exchange: Exchange) -> None:
+        """Count a request, and run its plain code."""
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
+            self.wake.set()
+        self.requests.add(exchange)
+        self.idle.clear()
+        self.run_exchange(exchange)
+
+    def exchange_ends(self, exchange: Exchange) -> None:
+        """Remove an exchange from the running requests."""
+        self.requests.discard(exchange)
+        if not self.requests:
+            self.idle.set()
+
+    def run_exchange(self, exchange: Exchange) -> None:
+        """Run the plain code of an exchange, and tell it when that has ended."""
+        raise NotImplementedError
 
     def request_begins(self) -> None:
         """Add the current task to the running requests."""
@@ -171,7 +268,8 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         self.home.callbacks = self.callbacks = ThreadPoolExecutor(threads, CALLBACKS)
         refuse_on_loop()
         let_the_loop_in()
-        await self._listen()
+        self._prepare(threads)
+        self._set_accepting(True)
         await self._beat()
         await self._shutdown()
 
@@ -181,16 +279,26 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
     def _stop(self) -> None:
         """End what `_start` began."""
 
-    async def _listen(self) -> None:
-        ssl = self._get_ssl_context()
-        if self.cfg.is_ssl and ssl is None:
+    def _prepare(self, threads: int) -> None:
+        """Read the settings that connections and requests need."""
+        self.ssl = self._get_ssl_context()
+        if self.cfg.is_ssl and self.ssl is None:
             # gunicorn has logged why; this ends the arbiter as well.
             raise SystemExit(Arbiter.WORKER_BOOT_ERROR)
-        for listener in self.sockets:
-            server = await self.loop.create_server(
-                lambda: HTTPProtocol(self), sock=listener.sock, ssl=ssl, backlog=self.cfg.backlog
-            )
-            self.servers.append(server)
+        cfg, log = self.cfg, self.log
+        self.heads_reader = Heads(cfg)
+        self.environs = Environs(cfg)
+        self.may_upgrade_to_h2c = cfg.http2_cleartext in ("upgrade", "both")
+        self.pre_request = compat.pre_request_hook(cfg, log)
+        self.post_request = compat.post_request_hook(cfg)
+        logs = type(log).access is not Logger.access or log.access_log_enabled
+        self.access = log.access if logs else None
+        self.max_kept = self.worker_connections - threads
+        connection = HTTP1Connection
+        self.heads = Deadlines(self.loop, cfg.timeout, connection.overdue)
+        self.kept = Deadlines(self.loop, cfg.keepalive, connection.close_if_idle)
+        self.unread = Deadlines(self.loop, cfg.timeout, connection.read_nothing)
+        self.lingering = Deadlines(self.loop, LINGER, connection.lingered_enough)
 
     async def _beat(self) -> None:
         """Notify the arbiter once a second that this worker lives, until the worker is to stop."""
@@ -221,6 +329,7 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
             sessions.end(self.closing_code(), self.cfg.graceful_timeout)
         )
         requests = asyncio.create_task(self._end_requests())
+        self._set_accepting(False)
         idle = asyncio.create_task(self._close_idle_connections())
         await super()._shutdown()  # returns when no connection is left, or when time is up
         idle.cancel()
@@ -233,12 +342,12 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         self._stop()
 
     async def _close_idle_connections(self) -> None:
-        # Again and again: a connection may just have been accepted. And not at once:
-        # what the system has received already is read first.
+        # A client may be sending a request, the first one or another.
+        await asyncio.sleep(LAST_REQUESTS)
         while True:
-            await asyncio.sleep(0.1)
             for connection in tuple(self.connections):
                 connection.close_if_idle()
+            await asyncio.sleep(0.1)
 
     async def _end_requests(self) -> None:
         """Wait for requests, and cancel the rest before the arbiter kills this worker."""
@@ -256,9 +365,10 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
                     len(self.requests),
                     stacks(),
                 )
-            for task in self.requests:
-                task.cancel()
-            await asyncio.wait(self.requests, timeout=margin / 2)
+            for request in tuple(self.requests):
+                request.cancel()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.idle.wait(), margin / 2)
         self._quick_shutdown = True
         self.home.give_up()
 
@@ -342,6 +452,11 @@ class AsyncGunicornWorker(LoopWorker):
 
         return run_plain
 
+    def run_exchange(self, exchange: Exchange) -> None:
+        """Let a request thread run the plain code of an exchange."""
+        call = exchange.call = ExchangeCall(exchange, self.threads)
+        call.submit()
+
     def _lives(self) -> bool:
         stalled = self.threads.stalled()
         if not self.timeout or stalled < self.cfg.timeout:
@@ -381,3 +496,10 @@ class LoopGunicornWorker(LoopWorker):
             return func()
 
         return run_plain
+
+    def run_exchange(self, exchange: Exchange) -> None:
+        """Run the plain code of an exchange in a greenlet."""
+        task = exchange.task = self.loop.create_task(
+            self.run_plain(exchange.connection.has_left)(exchange.run)
+        )
+        task.add_done_callback(exchange.task_ended)

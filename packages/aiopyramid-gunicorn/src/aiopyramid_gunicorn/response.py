@@ -1,0 +1,167 @@
+"""The response of an HTTP/1 request: gunicorn's own, written to an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from aiopyramid.app_iter import run
+from aiopyramid.bridge import await_, in_worker_thread
+from aiopyramid.exceptions import ClientDisconnected
+
+from . import compat
+
+if TYPE_CHECKING:
+    from .http1 import HTTP1Connection
+
+# How much a request may write before it looks whether the client reads, in bytes.
+AHEAD = 65536
+
+# How much of a file the kernel is asked to send at a time, in bytes.
+FILE_BLOCK = 1024 * 1024
+
+
+class Output:
+    """
+    What a response is written to: it has the methods of a socket that gunicorn uses for that.
+
+    What is written waits here until `flush`, so that a short response is a single write.
+
+    Args:
+        connection: The connection to the client.
+    """
+
+    __slots__ = ("ahead", "connection", "pieces")
+
+    def __init__(self, connection: HTTP1Connection) -> None:
+        self.connection = connection
+        self.pieces: list[bytes] = []
+        self.ahead = 0  # written since the loop was last waited for
+
+    def sendall(self, data: bytes) -> None:
+        """Write data."""
+        self.pieces.append(data)
+
+    send = sendall
+
+    def gettimeout(self) -> float:
+        """Return 0.0: this does not block."""
+        return 0.0
+
+    def take(self) -> list[bytes]:
+        """Return what waits here."""
+        pieces, self.pieces = self.pieces, []
+        return pieces
+
+    # In the request's thread or greenlet.
+
+    def flush(self) -> None:
+        """
+        Send what waits here, and wait if the client does not read as fast.
+
+        Raises:
+            ClientDisconnected: If the client has left.
+        """
+        connection = self.connection
+        if self.pieces:
+            pieces = self.take()
+            self.ahead += sum(map(len, pieces))
+            if in_worker_thread():
+                connection.worker.home.call(connection.write, pieces)
+            else:
+                connection.write(pieces)
+                await_(asyncio.sleep(0))  # or a fast client would have the loop for itself
+        if connection.closed:
+            raise ClientDisconnected("the client has left")
+        if self.ahead > AHEAD or connection.writing_paused:
+            self.ahead = 0
+            await_(connection.drain())
+
+    def flush_all(self) -> None:
+        """Send what waits here, and wait until the system has it."""
+        self.flush()
+        await_(self.connection.drain_all())
+
+    def sendfile(self, file: Any, offset: int, count: int) -> None:
+        """
+        Send a file, without copying it through this process.
+
+        Args:
+            file: The file.
+            offset: Where in it to begin, in bytes.
+            count: How much of it to send, in bytes.
+        """
+        self.flush_all()
+        # Of its own: the connection's may be closed at any time.
+        sock = os.dup(self.connection.sock.fileno())
+        try:
+            while count > 0:
+                try:
+                    # Reading may wait for the disk, so it is a thread's work.
+                    sent = run(os.sendfile, sock, file.fileno(), offset, min(count, FILE_BLOCK))
+                except BlockingIOError:
+                    await_(self._writable(sock))
+                except OSError as exc:
+                    raise ClientDisconnected("the client has left") from exc
+                else:
+                    if not sent:
+                        return  # the file is shorter than it was
+                    offset += sent
+                    count -= sent
+        finally:
+            os.close(sock)
+
+    async def _writable(self, sock: int) -> None:
+        loop = self.connection.worker.loop
+        writable: asyncio.Future[None] = loop.create_future()
+        loop.add_writer(sock, _set_result, writable)
+        try:
+            await self.connection.until_closed(writable)
+        finally:
+            loop.remove_writer(sock)
+
+
+def _set_result(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class Response(compat.Response):  # type: ignore[misc]
+    """gunicorn's response to a request."""
+
+    _second = 0
+    _date = ""
+
+    def default_headers(self) -> list[str]:
+        """Return status line and the server's own headers, as gunicorn makes them."""
+        version = self.req.version
+        if self.upgrade:
+            connection = "upgrade"
+        elif self.should_close():
+            connection = "close"
+        else:
+            connection = "keep-alive"
+        chunked = "Transfer-Encoding: chunked\r\n" if self.chunked else ""
+        return [
+            f"HTTP/{version[0]}.{version[1]} {self.status}\r\nServer: {self.version}\r\n"
+            f"Date: {self.date()}\r\nConnection: {connection}\r\n{chunked}"
+        ]
+
+    @classmethod
+    def date(cls) -> str:
+        """Return the value of a ``Date`` header, made once a second."""
+        second = int(time.time())
+        if second != Response._second:
+            Response._date = compat.http_date()
+            Response._second = second
+        return Response._date
+
+    def is_short(self) -> bool:
+        """Return True if less was sent than ``Content-Length`` promised."""
+        return (
+            self.response_length is not None
+            and self.sent < self.response_length
+            and not self._omits_body
+        )
