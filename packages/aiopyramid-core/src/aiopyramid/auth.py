@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from pyramid.config import Configurator
-from pyramid.events import ApplicationCreated
 from pyramid.interfaces import IAuthenticationPolicy, ISecurityPolicy
 from zope.interface import implementer
 
 from . import bridge
+from .creation import when_created
 from .helpers import (
     as_coroutine_function,
     is_coroutine_function,
@@ -101,7 +101,7 @@ def includeme(config: Configurator) -> None:
     # Before each view that keeps the policy, and for requests that ask the registry. An
     # application may set its policy at any time, and commit several times.
     config.add_view_deriver(coroutine_policy)
-    config.add_subscriber(lambda event: wrap(), ApplicationCreated)
+    when_created(config, lambda event: wrap())
 
 
 def _waiting(method: Any) -> Any:

@@ -16,10 +16,12 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import logging
 import queue
 import sys
 import threading
+import time
 import traceback
 from asyncio import _get_running_loop
 from collections import deque
@@ -61,6 +63,9 @@ class RequestCall(ThreadCall[T]):
     def __init__(self, func: Callable[[], T], home: Home) -> None:
         super().__init__(func, home)
         self.request: RequestCall[Any] = self  # the outermost call of the request
+
+    def enter(self) -> None:
+        """Called before the thread that waits runs other plain code."""
 
     def prepare(self, wait: Wait[Any]) -> None:
         wait.context.run(_waiting.set, wait)
@@ -185,21 +190,24 @@ class NestedCall(DeliveredCall[T]):
         self.waiting = wait
 
     def submit(self) -> None:
-        self.enter()
+        self.request.enter()
         self.waiting.inbox.put(self)
 
     def withdraw(self) -> None:
-        self.leave()
+        self.request.leave()
 
     def deliver(self, result: T | None, exception: BaseException | None) -> None:
-        self.leave()
+        self.request.leave()
         super().deliver(result, exception)
 
     def leave(self) -> None:
         self.request.leave()
 
-    def enter(self) -> None:
-        self.request.enter()
+    def go_on(self, inbox: Inbox) -> None:
+        self.request.go_on(inbox)
+
+    def pass_on(self) -> bool:
+        return self.request.pass_on()
 
 
 async def run_in_request_thread(func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -230,6 +238,13 @@ async def run_in_request_thread(func: Callable[P, T], *args: P.args, **kwargs: P
     return await NestedCall(bound(func, *args, **kwargs), wait).result()
 
 
+# More threads than these are woken only if it is of use: while this process has computed for
+# most of the last SAMPLE seconds, only if none has begun or gone on for STUCK seconds.
+EAGER = 2
+BUSY = 0.7
+SAMPLE = 0.002
+STUCK = 0.001
+
 Inbox = queue.SimpleQueue["PlacedCall[Any] | None"]
 
 
@@ -256,6 +271,12 @@ class PlacedCall(DeliveredCall[T]):
     def enter(self) -> None:
         self.pool.enter()
 
+    def go_on(self, inbox: Inbox) -> None:
+        self.pool.go_on(inbox)
+
+    def pass_on(self) -> bool:
+        return self.pool.pass_on()
+
 
 class RequestThreads:
     """
@@ -275,12 +296,17 @@ class RequestThreads:
         self.keep = keep
         self.running = 0
         self.queue: deque[PlacedCall[Any]] = deque()
+        self.ready: deque[Inbox] = deque()  # of threads that have waited, and may go on
         self.moved = 0.0  # when a place was last given back, or the queue began
         self.inboxes: set[Inbox] = set()  # of all threads
         self.idle: deque[tuple[float, Inbox]] = deque()  # used longest ago first
         self.closed = False
         self._timer: asyncio.TimerHandle | None = None
         self._number = 0
+        self._begun = 0  # calls
+        self._begun_before: int | None = None
+        self._busy = False
+        self._sample = (0.0, 0.0)  # of the wall's clock, and of the processor's
 
     def call(self, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> PlacedCall[T]:
         """Make a call of a request's plain code; await its ``result()``."""
@@ -325,25 +351,55 @@ class RequestThreads:
         self._next()
 
     def enter(self) -> None:
-        """A request that has waited goes on, above the bound if need be."""
+        """A request's thread runs something while the request waits."""
         self.running += 1
+
+    def go_on(self, inbox: Inbox) -> None:
+        """A request that has waited goes on, above the bound if need be."""
+        self.ready.append(inbox)
+        self._next()
 
     # For threads.
 
     def _next(self) -> None:
-        while self.running < self.places and self.queue:
-            if not self.idle and not self._start_thread():
+        """Let threads go on or begin, as many as are of use."""
+        while self.ready or (self.queue and self.running < self.places):
+            if self.running >= EAGER and self._is_busy() and self._begun != self._begun_before:
+                # More threads would only want the interpreter from each other.
+                if self._begun_before is None:
+                    self._begun_before = self._begun
+                    self.loop.call_later(STUCK, self._look_whether_stuck, context=self.home.context)
                 return
-            _, inbox = self.idle.pop()
             try:
-                call = self.queue.popleft()
+                if self.ready:
+                    inbox, call = self.ready.popleft(), None
+                else:
+                    if not self.idle and not self._start_thread():
+                        return
+                    call = self.queue.popleft()
+                    _, inbox = self.idle.pop()
             except IndexError:  # a thread was faster
-                self.idle.append((self.loop.time(), inbox))
-                return
+                continue
             self.running += 1
+            self._begun += 1
             inbox.put(call)
-            if self.closed:
+            if call is not None and self.closed:
                 inbox.put(None)
+
+    def _is_busy(self) -> bool:
+        """Return True if this process computes nearly all of the time."""
+        now, (before, used) = time.perf_counter(), self._sample
+        if now - before > SAMPLE:
+            cpu = time.process_time()
+            self._busy = cpu - used > BUSY * (now - before)
+            self._sample = (now, cpu)
+        return self._busy
+
+    def _look_whether_stuck(self) -> None:
+        # If no thread has begun another call since, they compute for long, or wait.
+        self._next()
+        self._begun_before = None
+        self._next()
 
     def _start_thread(self) -> bool:
         inbox: Inbox = queue.SimpleQueue()
@@ -382,32 +438,47 @@ class RequestThreads:
         if len(self.inboxes) > self.places:
             self._look_again(self.keep / 2)
 
-    def _become_idle(self, inbox: Inbox) -> None:
+    def _become_idle(self, inbox: Inbox, *, leave: bool) -> None:
         if not self.closed:
             self.idle.append((self.loop.time(), inbox))
-        self.leave()
+        if leave:
+            self.leave()
 
     def _work(self, inbox: Inbox) -> None:
         """Run calls; this is what the threads do."""
         call = inbox.get()
         while call is not None:
             call.run()
-            # Where requests queue, the next one without a word to the loop.
+            # Where requests wait for their turn, the next one without a word to the loop.
             call = self._take()
             if call is None:
+                leave = not self.pass_on()
                 try:
-                    self.home.call(self._become_idle, inbox)
+                    self.home.call(functools.partial(self._become_idle, inbox, leave=leave))
                 except threads.LoopClosed:
                     return
                 call = inbox.get()
 
+    def pass_on(self) -> bool:
+        """Let a request that has waited go on in this thread's place; True if there was one."""
+        try:
+            inbox = self.ready.popleft()
+        except IndexError:
+            return False
+        self._begun += 1
+        inbox.put(None)
+        return True
+
     def _take(self) -> PlacedCall[Any] | None:
+        """Take the next call that queues, if this thread may."""
         if self.running > self.places:
             return None
         try:
-            return self.queue.popleft()
+            call = self.queue.popleft()
         except IndexError:
             return None
+        self._begun += 1
+        return call
 
 
 def stacks() -> str:

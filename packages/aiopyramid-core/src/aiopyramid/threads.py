@@ -209,6 +209,7 @@ class Wait(Generic[T]):
 
     __slots__ = (
         "awaitable",
+        "begun",
         "call",
         "context",
         "done",
@@ -216,6 +217,7 @@ class Wait(Generic[T]):
         "home",
         "how",
         "inbox",
+        "passed_on",
         "result",
         "task",
     )
@@ -234,6 +236,8 @@ class Wait(Generic[T]):
         self.context = copy_context()
         self.inbox: queue.SimpleQueue[ThreadCall[Any] | None] = queue.SimpleQueue()
         self.task: asyncio.Task[None] | None = None
+        self.begun = False
+        self.passed_on = False  # its place, to another call
         self.done = False
         self.result: T | None = None
         self.exception: BaseException | None = None
@@ -244,7 +248,8 @@ class Wait(Generic[T]):
         """Begin to await in a task, unless the thread is to be interrupted."""
         call = self.call
         if call is not None:
-            call.leave()
+            if not self.passed_on:
+                call.leave()
             if call.interrupted:
                 call.interrupted = False
                 self.exception = asyncio.CancelledError()
@@ -253,19 +258,23 @@ class Wait(Generic[T]):
                 return
             call.wait = self
         self.task = self.home.loop.create_task(self._run(), context=self.context)
-        self.task.add_done_callback(self._ended, context=self.home.context)
 
     async def _run(self) -> None:
+        self.begun = True
         try:
             self.result = await self.how(self.awaitable)
         except BaseException as exc:
             # Also what would end the loop: it ends the plain code.
             self.exception = exc
+        self._ended()
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled():  # before it began
+    def _cancelled(self, task: asyncio.Task[None]) -> None:
+        if not self.begun:
             self.exception = asyncio.CancelledError()
             close(self.awaitable)
+            self._ended()
+
+    def _ended(self) -> None:
         self.task = None  # whose context knows this object
         if self.call is not None:
             self.call.wait = None
@@ -274,13 +283,18 @@ class Wait(Generic[T]):
     def finish(self) -> None:
         """Let the thread go on."""
         self.done = True
-        if self.call is not None:
-            self.call.enter()
-        self.inbox.put(None)
+        if self.call is None:
+            self.inbox.put(None)
+        else:
+            self.call.go_on(self.inbox)
 
     def cancel(self) -> bool:
         """Cancel what the thread waits for. Return False if it has ended already."""
-        return self.task is not None and self.task.cancel()
+        if self.task is None:
+            return False
+        if not self.begun:
+            self.task.add_done_callback(self._cancelled, context=self.home.context)
+        return self.task.cancel()
 
     # In the thread.
 
@@ -325,6 +339,7 @@ def wait_in_thread(
     wait = Wait(home, awaitable, how, call)
     if call is not None:
         call.prepare(wait)
+        wait.passed_on = call.pass_on()
     home.call(wait.start)
     return wait.outcome()
 
@@ -378,8 +393,9 @@ class ThreadCall(Generic[T]):
     def leave(self) -> None:
         """Called when the thread begins to wait."""
 
-    def enter(self) -> None:
-        """Called before the thread goes on."""
+    def go_on(self, inbox: queue.SimpleQueue[Any]) -> None:
+        """Let the thread go on, which waits at its inbox."""
+        inbox.put(None)
 
     def settle(self) -> None:
         """Copy the context variables that the plain code has set, after it has ended."""
@@ -396,6 +412,10 @@ class ThreadCall(Generic[T]):
                 self.interrupt()
 
     # In the thread.
+
+    def pass_on(self) -> bool:
+        """Called before the thread waits: return True if another call goes on in its place."""
+        return False
 
     def prepare(self, wait: Wait[Any]) -> None:
         """Called before the thread waits: set context variables for the coroutine."""

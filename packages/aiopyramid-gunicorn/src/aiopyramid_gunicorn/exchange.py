@@ -20,6 +20,7 @@ from aiopyramid.threads import INTERRUPTIONS
 from aiopyramid.websocket.upgrade import KEY, Upgrade
 
 from . import compat
+from .message import NOTHING, has_body
 from .response import Output, Response
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Exchange:
         self.upgrade: Upgrade | None = None
         self.keep = False  # the connection, for another request
         self.broken = False  # the response is not whole, and must not look like it
-        self.body_timeout = connection.worker.cfg.timeout
+        self.body_timeout = connection.worker.heads.seconds
         self.cancelled = False
         self.expects_continue = False
         self.start: datetime | None = None
@@ -107,7 +108,7 @@ class Exchange:
         if worker.access is not None:
             self.start = datetime.now()
         response = self._make_environ()
-        if not worker.alive or not self.connection.may_be_kept():
+        if not self.connection.may_be_kept():
             response.force_close()
         app_iter: Any = worker.wsgi(self.environ, response.start_response)
         kind = type(app_iter)
@@ -136,11 +137,12 @@ class Exchange:
     def _make_environ(self) -> Response:
         connection, request = self.connection, self.request
         worker = connection.worker
-        if connection.has_body(request):
+        if request.unreader is not NOTHING and has_body(request):
             request.unreader.more = self._more
-        # It is sent when the application asks for the body.
-        self.expects_continue = request._expected_100_continue
-        request._expected_100_continue = False
+        if request._expected_100_continue:
+            # It is sent when the application asks for the body.
+            self.expects_continue = True
+            request._expected_100_continue = False
         environ = None
         if connection.environ is not None:
             environ = worker.environs.of_request(request, connection.environ)
@@ -171,7 +173,7 @@ class Exchange:
     def _finish(self, response: Response) -> None:
         """End the response, and decide whether another request may follow."""
         response.close()
-        self.keep = not response.should_close() and not response.is_short()
+        self.keep = not response.closes and not response.is_short()
         if self.keep and self.request.unreader.more is not None:
             self.keep = self._drain_body()
 
@@ -277,7 +279,7 @@ class Exchange:
                     await connection.drain()
                     await asyncio.sleep(0)
                 response.close()
-                self.keep = not response.should_close() and not response.is_short()
+                self.keep = not response.closes and not response.is_short()
                 if self.keep and self.request.unreader.more is not None:
                     self.keep = await run_plain(self._drain_body)
             finally:
@@ -330,5 +332,3 @@ class ExchangeCall(PlacedCall[CoroutineAppIter | None]):
     def forget(self) -> None:
         """Drop what would be a cycle of references."""
         del self.context
-
-

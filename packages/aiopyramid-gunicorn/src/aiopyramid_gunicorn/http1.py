@@ -135,9 +135,7 @@ class HTTP1Connection(asyncio.Protocol):
         if self.exchange is None or self.lingering or self.is_tls:
             return False  # the transport closes
         self.reader_reads()
-        self._grace = self.worker.loop.call_later(
-            self.worker.cfg.asgi_disconnect_grace_period, self._leave
-        )
+        self._grace = self.worker.loop.call_later(self.worker.disconnect_grace, self._leave)
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -149,9 +147,7 @@ class HTTP1Connection(asyncio.Protocol):
             if exc is not None:
                 self._leave()  # a reset: nobody is there to read an answer
             elif self._grace is None:
-                self._grace = self.worker.loop.call_later(
-                    self.worker.cfg.asgi_disconnect_grace_period, self._leave
-                )
+                self._grace = self.worker.loop.call_later(self.worker.disconnect_grace, self._leave)
 
     def pause_writing(self) -> None:
         self.writing_paused = True
@@ -205,17 +201,18 @@ class HTTP1Connection(asyncio.Protocol):
             return
         number = self.number + 1
         try:
-            request = self.worker.heads_reader.read(self.buffer, self.parsed, self.peer, number)
+            head = self.worker.heads_reader.read(self.buffer, self.parsed, self.peer, number)
         except Exception as exc:
             self._refuse(exc)
             return
-        if request is None:
+        if head is None:
             self.parsed = len(self.buffer)
             if self.half_closed:
                 self.close()
             else:
                 self._wait(self.worker.heads)
             return
+        request, rest = head
         if self.worker.may_upgrade_to_h2c and self._becomes_http2(request):
             return
         self._wait(None)
@@ -228,16 +225,9 @@ class HTTP1Connection(asyncio.Protocol):
             self.proxy_protocol_info = request.proxy_protocol_info
         elif self.proxy_protocol_info is not None:
             request.proxy_protocol_info = self.proxy_protocol_info
-        # What follows the head belongs to the body first, if there is one.
-        self.buffer = b"" if self.has_body(request) else request.unreader.take_buffered()
+        self.buffer = rest
         self.exchange = Exchange(self, request)
         self.worker.exchange_begins(self.exchange)
-
-    @staticmethod
-    def has_body(request: Any) -> bool:
-        """Return True if a request has a body."""
-        reader = request.body.reader
-        return reader.__class__ is not compat.LengthReader or reader.length > 0
 
     def finished(self, exchange: Exchange) -> None:
         """Called when an exchange is over: send the rest of it, and go on."""
@@ -285,7 +275,7 @@ class HTTP1Connection(asyncio.Protocol):
     def may_be_kept(self) -> bool:
         """Return True if the connection may be kept for another request."""
         worker = self.worker
-        return bool(worker.cfg.keepalive) and len(worker.kept) < worker.max_kept
+        return worker.alive and worker.kept.seconds > 0 and len(worker.kept) < worker.max_kept
 
     def write(self, pieces: list[bytes]) -> None:
         """Send something."""
@@ -354,7 +344,7 @@ class HTTP1Connection(asyncio.Protocol):
             ClientDisconnected: If it leaves, or does not do it in time.
         """
         self._drained.append(future)
-        timeout = self.worker.cfg.timeout or None
+        timeout = self.worker.heads.seconds or None
         try:
             async with asyncio.timeout(timeout):
                 await future
@@ -448,9 +438,7 @@ class HTTP1Connection(asyncio.Protocol):
         if ends_with_connection and not self.is_tls:
             # Without a length, the end of the connection looks like the end of the body.
             with contextlib.suppress(OSError):
-                self.sock.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-                )
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.transport.abort()
         else:
             self.close()

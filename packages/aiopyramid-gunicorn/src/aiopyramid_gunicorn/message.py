@@ -45,6 +45,15 @@ class Unreader(compat.Unreader):  # type: ignore[misc]
         return self.more() if self.more is not None else b""
 
 
+NOTHING = Unreader(b"")
+
+
+def has_body(request: Any) -> bool:
+    """Return True if a request has a body."""
+    reader = request.body.reader
+    return reader.__class__ is not compat.LengthReader or reader.length > 0
+
+
 class Heads:
     """
     Reads the heads of the requests of a worker.
@@ -73,7 +82,7 @@ class Heads:
         self.special = {"EXPECT", "CONTENT-LENGTH", "TRANSFER-ENCODING"}
         self.special.update(cfg.secure_scheme_headers)
 
-    def read(self, data: bytes, parsed: int, peer: Any, number: int) -> Any:
+    def read(self, data: bytes, parsed: int, peer: Any, number: int) -> tuple[Any, bytes] | None:
         """
         Read the head of a request.
 
@@ -84,8 +93,8 @@ class Heads:
             number: Which request of its connection this is, from 1.
 
         Returns:
-            A `gunicorn.http.message.Request`, whose ``unreader`` holds what was received
-            behind its head; ``None`` if the head is not complete.
+            A `gunicorn.http.message.Request`, and what was received behind its head if it has
+            no body; else its ``unreader`` holds that. ``None`` if the head is not complete.
 
         Raises:
             Exception: What gunicorn raises for a bad request.
@@ -102,11 +111,14 @@ class Heads:
             if head is not None:
                 return self._request(head, data, peer, number)
         try:
-            return compat.Request(self.cfg, Unreader(data), peer, number)
+            request = compat.Request(self.cfg, Unreader(data), peer, number)
         except compat.NoMoreData:
             return None
+        return request, b"" if has_body(request) else request.unreader.take_buffered()
 
-    def _request(self, head: dict[str, Any], data: bytes, peer: Any, number: int) -> Any:
+    def _request(
+        self, head: dict[str, Any], data: bytes, peer: Any, number: int
+    ) -> tuple[Any, bytes]:
         """Make a request of what the C parser has found, as ``Request._parse_fast`` does."""
         uri = head["path"].decode("latin-1")
         if not uri or compat.TARGET_INVALID.search(uri):
@@ -130,14 +142,18 @@ class Heads:
             request.query = parts.query or ""
             request.fragment = parts.fragment or ""
         request.version = HTTP_1_1 if head["minor_version"] == 1 else (1, head["minor_version"])
-        has_body = self._add_headers(request, head["headers"])
+        may_have_body = self._add_headers(request, head["headers"])
         consumed = head["consumed"]
-        unreader = request.unreader = Unreader(data[consumed:] if consumed < len(data) else b"")
-        if has_body:
+        rest = data[consumed:] if consumed < len(data) else b""
+        if may_have_body:
+            request.unreader = Unreader(rest)
             request.set_body_reader()
+            if has_body(request):
+                return request, b""
         else:
-            request.body = compat.Body(compat.LengthReader(unreader, 0))
-        return request
+            request.unreader = NOTHING
+            request.body = compat.Body(compat.LengthReader(NOTHING, 0))
+        return request, rest
 
     def _add_headers(self, request: Any, fields: list[tuple[bytes, bytes]]) -> bool:
         """Add headers to a request, and return True if it may have a body."""

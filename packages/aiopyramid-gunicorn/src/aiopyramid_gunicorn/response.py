@@ -131,32 +131,46 @@ def _set_result(future: asyncio.Future[None]) -> None:
 class Response(compat.Response):  # type: ignore[misc]
     """gunicorn's response to a request."""
 
-    _second = 0
-    _date = ""
+    #: Whether the connection is closed behind this response; known when its headers are sent.
+    closes = True
 
-    def default_headers(self) -> list[str]:
-        """Return status line and the server's own headers, as gunicorn makes them."""
+    def process_headers(self, headers: list[tuple[str, str]]) -> None:
+        """Take the application's headers; what is beyond doubt faster than gunicorn does."""
+        taken = self.headers
+        for name, value in headers:
+            if (
+                name.__class__ is str
+                and value.__class__ is str
+                and name in _PLAIN
+                and compat.HEADER_VALUE.fullmatch(value)
+            ):
+                taken.append((name, value.strip(" \t")))
+            else:
+                super().process_headers([(name, value)])
+                if (
+                    len(_PLAIN) < MAX_PLAIN
+                    and name.lower() != "content-length"
+                    and not compat.is_hoppish(name)
+                ):
+                    _PLAIN.add(name)
+
+    def send_headers(self) -> None:
+        """Send status line and headers, once."""
+        if self.headers_sent:
+            return
+        self.closes = self.should_close()
+        connection = "upgrade" if self.upgrade else "close" if self.closes else "keep-alive"
         version = self.req.version
-        if self.upgrade:
-            connection = "upgrade"
-        elif self.should_close():
-            connection = "close"
-        else:
-            connection = "keep-alive"
-        chunked = "Transfer-Encoding: chunked\r\n" if self.chunked else ""
-        return [
+        lines = [
             f"HTTP/{version[0]}.{version[1]} {self.status}\r\nServer: {self.version}\r\n"
-            f"Date: {self.date()}\r\nConnection: {connection}\r\n{chunked}"
+            f"Date: {date()}\r\nConnection: {connection}\r\n"
         ]
-
-    @classmethod
-    def date(cls) -> str:
-        """Return the value of a ``Date`` header, made once a second."""
-        second = int(time.time())
-        if second != Response._second:
-            Response._date = compat.http_date()
-            Response._second = second
-        return Response._date
+        if self.chunked:
+            lines.append("Transfer-Encoding: chunked\r\n")
+        lines += [f"{name}: {value}\r\n" for name, value in self.headers]
+        lines.append("\r\n")
+        self.sock.sendall("".join(lines).encode("latin-1"))
+        self.headers_sent = True
 
     def is_short(self) -> bool:
         """Return True if less was sent than ``Content-Length`` promised."""
@@ -165,3 +179,19 @@ class Response(compat.Response):  # type: ignore[misc]
             and self.sent < self.response_length
             and not self._omits_body
         )
+
+
+# Names of headers that gunicorn has found to be good and to have no meaning for it.
+_PLAIN: set[str] = set()
+MAX_PLAIN = 500
+
+_date = (0, "")
+
+
+def date() -> str:
+    """Return the value of a ``Date`` header, made once a second."""
+    global _date
+    second = int(time.time())
+    if _date[0] != second:
+        _date = (second, compat.http_date())
+    return _date[1]

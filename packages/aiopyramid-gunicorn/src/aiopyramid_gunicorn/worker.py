@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import mmap
 import os
@@ -269,6 +270,9 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         refuse_on_loop()
         let_the_loop_in()
         self._prepare(threads)
+        # What is loaded now stays: the garbage collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
         self._set_accepting(True)
         await self._beat()
         await self._shutdown()
@@ -293,6 +297,7 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         self.post_request = compat.post_request_hook(cfg)
         logs = type(log).access is not Logger.access or log.access_log_enabled
         self.access = log.access if logs else None
+        self.disconnect_grace = cfg.asgi_disconnect_grace_period
         self.max_kept = self.worker_connections - threads
         connection = HTTP1Connection
         self.heads = Deadlines(self.loop, cfg.timeout, connection.overdue)

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 def includeme(config: Configurator) -> None:
     """Let requests under uWSGI wait for coroutines; ``aiopyramid`` includes this there."""
-    from pyramid.events import ApplicationCreated
+    from aiopyramid.creation import when_created
 
     from . import request, worker
 
     worker.install()
-    config.add_subscriber(request.isolate, ApplicationCreated)
+    when_created(config, request.isolate)

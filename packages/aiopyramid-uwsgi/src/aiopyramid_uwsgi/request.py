@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import uwsgi
 from pyramid.httpexceptions import HTTPException
+from pyramid.interfaces import IExecutionPolicy
 
 from aiopyramid.transactions import refuse_on_loop
 from aiopyramid.websocket.upgrade import KEY
@@ -34,6 +35,7 @@ def isolate(event: Any) -> None:
             raise RuntimeError(f"the application raised {exc!r} in a request") from exc
 
     router.execution_policy = isolated
+    event.app.registry.registerUtility(isolated, IExecutionPolicy)  # for another router of it
     if uwsgi.worker_id():
         # The application may have imported what is to be refused after the loop began.
         worker.install().loop().call_soon_threadsafe(refuse_on_loop)
