@@ -52,11 +52,6 @@ def test_the_environ_is_that_of_gunicorns_threaded_worker(launch, request_head: 
     app = "apps.plain:environ_app"
     ours = environ(launch(app=app, args=args))
     theirs = environ(launch(app=app, args=args, worker="gthread"))
-    assert ours.pop("wsgi.input") in ("BufferedReader", "BytesIO")
-    assert theirs.pop("wsgi.input") == "Body"
-    # The connection's socket, which asyncio wraps.
-    assert ours.pop("gunicorn.socket") in ("TransportSocket", "PseudoSocket")
-    assert theirs.pop("gunicorn.socket") == "socket"
     assert ours == theirs
 
 
@@ -72,10 +67,10 @@ def test_write_and_iterables_may_be_mixed(launch):
         ("/status", "ValueError: Invalid status 'OK'"),
         ("/header", "InvalidResponseHeader"),
         ("/header-name", "InvalidResponseHeaderName"),
-        ("/header-type", "is not a header of two strings"),
+        ("/header-type", "is not a string"),
         ("/twice", "Response headers already set!"),
         ("/never", "sent a body before start_response"),
-        ("/text", "which is not bytes"),
+        ("/text", "is not a byte"),
     ],
 )
 def test_a_broken_application_gets_500_and_a_log_record(launch, path: str, error: str):
@@ -92,7 +87,7 @@ def test_an_error_may_replace_the_response(launch):
     with server.client() as client:
         response = client.get("/replaced")
         assert (response.status_code, response.reason_phrase) == (503, "Sorry")
-        assert "connection" not in response.headers  # hop-by-hop headers are the server's
+        assert response.headers["connection"] == "keep-alive"  # hop-by-hop headers are the server's
 
 
 @pytest.mark.parametrize("runner", ["gunicorn --paste", "pserve"])
@@ -237,14 +232,13 @@ def test_threads_bounds_the_plain_code_that_runs_at_a_time(launch, variant: str)
     assert max(map(int, answers)) == 3
 
 
-def test_more_connections_than_worker_connections_get_503(launch):
+def test_connections_above_worker_connections_wait(launch):
     server = launch(args=["--worker-connections", "2"])
-    with server.socket() as one, server.socket() as two:
-        for sock in (one, two):
-            sock.sendall(b"GET /up HTTP/1.1\r\nHost: x\r\n\r\n")
+    with server.socket() as one, server.socket() as two, server.socket() as three:
+        for sock in (one, two, three):
+            sock.sendall(b"GET /up HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        for sock in (one, two, three):
             assert sock.recv(65536).startswith(b"HTTP/1.1 200")
-        with server.socket() as three:
-            assert three.recv(65536).startswith(b"HTTP/1.1 503 ")
 
 
 def test_a_request_that_does_not_come_gets_408(launch):
@@ -272,6 +266,11 @@ def test_new_connections_to_workers_that_end_are_served(launch, variant: str):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         while server.log.count("Worker exiting") < 4:
             assert set(pool.map(get, range(100))) == {b"HTTP/1.1 200"}
+    # gunicorn loses signals for a worker that it has just forked.
+    eventually(
+        lambda: server.log.count(server.workers_started) == 2 + server.log.count("Worker exiting"),
+        "the workers have started",
+    )
 
 
 def test_a_stop_lets_requests_finish(launch):
@@ -321,9 +320,9 @@ def test_another_worker_class_answers_501_to_a_websocket(launch):
 def test_a_gunicorn_that_lacks_what_is_used_is_named():
     code = """
 import gunicorn.asgi.protocol as protocol
-del protocol.ASGIProtocol._will_close
+del protocol.ASGIProtocol._build_environ
 import aiopyramid.gunicorn.worker
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 1
-    assert re.search(r"ImportError: gunicorn [\d.]+ has no ASGIProtocol._will_close", result.stderr)
+    assert re.search(r"ImportError: gunicorn [\d.]+ has no ASGIProtocol._build_environ", result.stderr)

@@ -37,6 +37,8 @@ SWITCHING_PROTOCOLS = 101
 DRAIN_BYTES = 65536
 DRAIN_SECONDS = 5.0
 
+SERVER_ERROR = "500 Internal Server Error"
+
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -217,20 +219,24 @@ class Exchange:
                     request.method,
                     request.uri,
                 )
+            if self.response is not None:
+                self.response.status = self.response.status or SERVER_ERROR
+                self._log()
         elif self.cancelled and is_interruption(exc):
             self.output.take()
             self.broken = True
-        elif self.response is not None and self.response.headers_sent:
+        elif self.output.flushed:
             # Too late for a 500, and the client must not take this for the end.
             log.exception("Error handling request %s %s", request.method, request.uri)
             self.broken = True
         else:
+            self.output.take()
             connection.worker.handle_error(request, self.output, connection.peer, exc)
 
     def _log(self) -> None:
         worker = self.connection.worker
         if worker.access is not None and self.start is not None:
-            elapsed = datetime.now() - self.start
+            elapsed, self.start = datetime.now() - self.start, None
             worker.access(self.response, self.request, self.environ, elapsed)
 
     def _post_request(self) -> None:

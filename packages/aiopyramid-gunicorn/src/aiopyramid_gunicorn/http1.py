@@ -113,7 +113,7 @@ class HTTP1Connection(asyncio.Protocol):
         if self.lingering:
             self.lingered += len(data)
             if self.lingered > LINGER_BYTES:
-                self.transport.close()
+                self._close_transport()
             return
         self.buffer = self.buffer + data if self.buffer else data
         if self.exchange is None:
@@ -160,8 +160,8 @@ class HTTP1Connection(asyncio.Protocol):
         for drained in self._drained:
             _wake(drained)
         self._drained.clear()
-        if self.exchange is None and not self.closed:
-            self.next_request()
+        if self.exchange is None and not self.lingering:
+            self._go_on()
 
     def has_left(self) -> bool:
         """Return True if the client has left."""
@@ -267,10 +267,13 @@ class HTTP1Connection(asyncio.Protocol):
             if self.reading_paused:
                 self.reading_paused = False
                 self.transport.resume_reading()
-            if self.buffer:
-                self.next_request()
-            if self.exchange is None and self.waits is None and not self.closed:
-                self._wait(worker.kept)
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Answer the next request, or wait for one once the client has the last answer."""
+        self.next_request()
+        if not (self.exchange or self.waits or self.writing_paused or self.closed):
+            self._wait(self.worker.kept)
 
     def may_be_kept(self) -> bool:
         """Return True if the connection may be kept for another request."""
@@ -302,12 +305,14 @@ class HTTP1Connection(asyncio.Protocol):
         """
         while not self.buffer:
             if self.half_closed or self.closed:
+                self.left = True
                 raise ClientDisconnected("the client did not send the whole request body")
             self._reader = self.worker.loop.create_future()
             try:
                 async with asyncio.timeout(timeout or None):
                     await self._reader
             except TimeoutError:
+                self.left = True
                 raise ClientDisconnected(f"the client sent nothing for {timeout} s") from None
             finally:
                 self._reader = None
@@ -385,8 +390,7 @@ class HTTP1Connection(asyncio.Protocol):
             return
         self.buffer = b""
         if self.half_closed or self.is_tls or self.transport.is_closing():
-            self._wait(None)
-            self.transport.close()
+            self._close_transport()
             return
         self.lingering = True
         if self.reading_paused:
@@ -403,13 +407,12 @@ class HTTP1Connection(asyncio.Protocol):
     def close_if_idle(self) -> None:
         """Close the connection if it waits for a request."""
         if self.exchange is None and not self.lingering:
-            self._wait(None)
-            self.transport.close()
+            self._close_transport()
 
     def _refuse(self, exc: Exception) -> None:
         """Answer a bad request, as gunicorn does, and close the connection."""
         output = Output(self)
-        self.worker.handle_error(getattr(exc, "req", None), output, self.peer, exc)
+        self.worker.handle_error(None, output, self.peer, exc)
         self.write(output.take())
         self.close()
 
@@ -425,6 +428,11 @@ class HTTP1Connection(asyncio.Protocol):
     def lingered_enough(self) -> None:
         """Called when the client has had time to see the end."""
         self.waits = None
+        self._close_transport()
+
+    def _close_transport(self) -> None:
+        """Close the transport, when the client has read what is written, if it reads."""
+        self._wait(None)
         self._unread = self.transport.get_write_buffer_size()
         if self._unread and self not in self.worker.unread:
             self.worker.unread.add(self)
@@ -433,7 +441,10 @@ class HTTP1Connection(asyncio.Protocol):
     def _break_off(self, exchange: Exchange) -> None:
         response = exchange.response
         ends_with_connection = (
-            response is not None and response.response_length is None and not response.chunked
+            response is not None
+            and response.headers_sent
+            and response.response_length is None
+            and not response.chunked
         )
         if ends_with_connection and not self.is_tls:
             # Without a length, the end of the connection looks like the end of the body.

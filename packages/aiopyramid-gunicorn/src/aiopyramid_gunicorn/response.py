@@ -33,11 +33,12 @@ class Output:
         connection: The connection to the client.
     """
 
-    __slots__ = ("ahead", "connection", "pieces")
+    __slots__ = ("ahead", "connection", "flushed", "pieces")
 
     def __init__(self, connection: HTTP1Connection) -> None:
         self.connection = connection
         self.pieces: list[bytes] = []
+        self.flushed = False
         self.ahead = 0  # written since the loop was last waited for
 
     def sendall(self, data: bytes) -> None:
@@ -67,6 +68,7 @@ class Output:
         connection = self.connection
         if self.pieces:
             pieces = self.take()
+            self.flushed = True
             self.ahead += sum(map(len, pieces))
             if in_worker_thread():
                 connection.worker.home.call(connection.write, pieces)
@@ -133,6 +135,7 @@ class Response(compat.Response):  # type: ignore[misc]
 
     #: Whether the connection is closed behind this response; known when its headers are sent.
     closes = True
+    headers_sent: bool
 
     def process_headers(self, headers: list[tuple[str, str]]) -> None:
         """Take the application's headers; what is beyond doubt faster than gunicorn does."""
@@ -158,6 +161,8 @@ class Response(compat.Response):  # type: ignore[misc]
         """Send status line and headers, once."""
         if self.headers_sent:
             return
+        if self.status is None:
+            raise AssertionError("the application sent a body before start_response")
         self.closes = self.should_close()
         connection = "upgrade" if self.upgrade else "close" if self.closes else "keep-alive"
         version = self.req.version
