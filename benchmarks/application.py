@@ -1,42 +1,38 @@
-"""The Pyramid applications of the benchmarks."""
+"""The Pyramid application with aiopyramid."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+from peer_applications import plain
 from pyramid.config import Configurator
 from pyramid.response import Response
 
 from aiopyramid.websocket.config import AutoWebsocketMapper
 
 
-def plain(request):
-    return Response("Hello")
-
-
-async def coroutine(request):
+async def coroutine(request: Any) -> Response:
     await asyncio.sleep(0)
-    return Response("Hello")
+    return Response("hello")
 
 
-async def echo(ws):
+async def waiting(request: Any) -> Response:
+    await asyncio.sleep(0.05)
+    return Response("hello")
+
+
+async def echo(ws: Any) -> None:
     async for message in ws:
         await ws.send(message)
 
 
-def without():
-    """Serve the plain view without aiopyramid."""
-    with Configurator() as config:
-        config.add_route("plain", "/plain")
-        config.add_view(plain, route_name="plain")
-        return config.make_wsgi_app()
-
-
-def main():
-    """Serve all views with aiopyramid."""
+def main() -> Any:
     with Configurator() as config:
         config.include("aiopyramid")
-        for view, options in (plain, {}), (coroutine, {}), (echo, {"mapper": AutoWebsocketMapper}):
+        for view in plain, coroutine, waiting:
             config.add_route(view.__name__, f"/{view.__name__}")
-            config.add_view(view, route_name=view.__name__, **options)
+            config.add_view(view, route_name=view.__name__)
+        config.add_route("echo", "/echo")
+        config.add_view(echo, route_name="echo", mapper=AutoWebsocketMapper)
         return config.make_wsgi_app()

@@ -1,132 +1,128 @@
 """
-Compares aiopyramid with its peers, side by side in one run.
+Compares aiopyramid with its peers, side by side, by the CPU time of the server.
 
-    hatch run bench:run
+    hatch run bench:run                                     # everything
+    hatch run bench:run http echo --rounds 1 --seconds 1    # some of it, and quickly
+    hatch run bench:run --write                             # for the documentation
 
-runs both benchmarks, ``websocket_echo.py`` and ``http_hello.py``; each also
-runs by itself. All servers of a benchmark are started first. Then every round
-puts the same load on one after the other, so that a noisy minute hits them
-all, and the first round does not count.
-
-What is measured is the CPU time that the server's processes take for a
-message or request, from ``/proc``, and so not how fast the client is. Of the
-rounds, the median is printed, with the least and the greatest; then how much
-work a CPU second does, in relation to the first server of the table. The
-times are those of a machine, and only the relations may be compared with
-other runs.
-
-A server that is not installed is left out. ``/proc`` needs Linux.
+It needs Linux, two cores, and wrk.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
-import socket
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Sequence
 
-import uvloop
+import memory
+import report
+from http_load import check_wrk
+from measure import CLIENT_CORE, SERVER_CORE, measure, median, ratio
+from peers import Environment, Peer
+from tables import GROWTH, IDLE, TABLES, WEBSOCKET_PEERS, Growth, Table
 
-HERE = Path(__file__).parent
-UWSGI = Path(sys.executable).with_name("uwsgi")
-ROUNDS = 5
-CONNECTIONS = 64
-TICK = 1 / os.sysconf("SC_CLK_TCK")
-
-
-class Server:
-    """A server of a benchmark; ``{port}`` in its command is replaced."""
-
-    def __init__(self, name: str, path: str, command: list[str]) -> None:
-        self.name = name
-        self.path = path
-        self.command = command
-
-    def __enter__(self) -> Server:
-        with socket.create_server(("127.0.0.1", 0)) as sock:
-            self.port = sock.getsockname()[1]
-        command = [part.format(port=self.port) for part in self.command]
-        env = dict(os.environ, PYTHONWARNINGS="ignore")  # for a table without others' warnings
-        self.process = subprocess.Popen(command, cwd=HERE, env=env, stdin=subprocess.DEVNULL)
-        while not self._listens():
-            assert self.process.poll() is None, f"{self.name} has ended"
-            time.sleep(0.05)
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.process.terminate()
-        self.process.wait()
-
-    def _listens(self) -> bool:
-        with socket.socket() as sock:
-            return sock.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def cpu(self) -> float:
-        """Return the CPU time that the process and its workers have taken, in seconds."""
-        pid = str(self.process.pid)
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return sum(cpu_of(pid) for pid in [pid, *children])
+GROUPS = ("http", "waiting", "echo", "handshake", "memory", "growth")
 
 
-def cpu_of(pid: str) -> float:
-    # proc(5): after the name in parentheses, utime and stime are the 12th and 13th.
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * TICK
+def run_table(table: Table, args: argparse.Namespace) -> None:
+    cells = [(peer, table.load) for peer in table.peers]
+    results = measure(cells, args.rounds, args.seconds)
+    parts = [report.compared(table, results), report.pairs(table, results)]
+    report.show(table.title, *parts[0])
+    if parts[1][1]:
+        report.show("Besides", *parts[1])
+    if args.write:
+        title = f"{table.title}: {table.work}s a CPU second, {table.peers[0].label} = 1"
+        ratios = [ratio(samples, results[0]) for samples in results]
+        labels = [peer.label for peer in table.peers]
+        plot = report.bars(title, dict(zip(labels, ratios, strict=True)))
+        end = report.conditions(table.peers, f"{args.rounds} rounds of {args.seconds} s")
+        report.write(table.name, table.title, parts, end, plot)
 
 
-def gunicorn(*args: str) -> list[str]:
-    command = [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:{port}"]
-    return [*command, "--threads", "16", "--no-control-socket", "--log-level", "error", *args]
+def run_growth(growth: Growth, args: argparse.Namespace) -> None:
+    cells = [cell for row in growth.rows.values() for cell in row]
+    medians = map(median, measure(cells, args.rounds, args.seconds))
+    values = {label: [next(medians) for _ in row] for label, row in growth.rows.items()}
+    title = f"{growth.title}: CPU µs a {growth.work}"
+    end = report.conditions(
+        [peer for peer, _ in cells], f"median of {args.rounds} rounds of {args.seconds} s"
+    )
+    show_grid(growth.name, title, growth.columns, values, end, args.write)
 
 
-def aiopyramid_gunicorn(*args: str) -> list[str]:
-    worker = "aiopyramid.gunicorn.worker.AsyncGunicornWorker"
-    return gunicorn("--worker-class", worker, "--asgi-loop", "uvloop", *args)
+def run_memory(args: argparse.Namespace) -> None:
+    limit = memory.raise_limit()
+    numbers = [number for number in IDLE if number + 100 <= limit]
+    for number in set(IDLE) - set(numbers):
+        print(f"{number} idle WebSockets are left out: only {limit} files may be open (ulimit -n)")
+    if not numbers:
+        return
+    rounds = min(args.rounds, 3)  # these differ little
+
+    def median_of(peer: Peer, number: int) -> float:
+        return statistics.median(memory.idle(peer, number) for _ in range(rounds))
+
+    values = {peer.label: [median_of(peer, n) for n in numbers] for peer in WEBSOCKET_PEERS}
+    columns = [f"{number:,}" for number in numbers]
+    title = "KiB of memory for each idle WebSocket, by their number"
+    end = report.conditions(WEBSOCKET_PEERS, f"median of {rounds} fresh servers")
+    show_grid("memory", title, columns, values, end, args.write)
 
 
-def uwsgi(*args: str) -> list[str]:
-    command = [str(UWSGI), "--http-socket", "127.0.0.1:{port}", "--master", "--enable-threads"]
-    return [
-        *command,
-        "--threads",
-        "16",
-        "--need-app",
-        "--die-on-term",
-        "--logto",
-        "/dev/null",
-        *args,
-    ]
+def show_grid(
+    name: str,
+    title: str,
+    columns: Sequence[str],
+    values: dict[str, list[float]],
+    end: str,
+    write: bool,
+) -> None:
+    heads = ["", *columns]
+    rows = [[label, *map(report.number, row)] for label, row in values.items()]
+    report.show(title, heads, rows)
+    if write:
+        plot = report.lines(title, columns, values)
+        report.write(name, title, [(heads, rows)], end, plot)
 
 
-def compare(title: str, servers: list[Server], load: Callable[[Server], Awaitable[float]]) -> None:
-    """
-    Put a load on all servers, round by round, and print the table.
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compare aiopyramid with its peers.")
+    parser.add_argument("groups", nargs="*", metavar="group", help=", ".join(GROUPS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=2, help="of each server in a round")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks/")
+    args = parser.parse_args()
+    groups = args.groups or GROUPS
+    if unknown := set(groups) - set(GROUPS):
+        parser.error(f"no such group: {', '.join(sorted(unknown))}")
+    if CLIENT_CORE == SERVER_CORE:
+        parser.error("needs two cores: one for the server, one for the client")
+    if {"http", "waiting", "growth"} & set(groups):
+        check_wrk()
 
-    Args:
-        title: What is printed above.
-        servers: The first is what the others are compared with.
-        load: A coroutine function that returns the server's CPU time for one
-            unit of work, in seconds.
-    """
+    tables = [table for table in TABLES if table.group in groups]
+    growths = GROWTH if "growth" in groups else ()
+    used = {peer.environment for table in tables for peer in table.peers}
+    used |= {cell[0].environment for each in growths for row in each.rows.values() for cell in row}
+    if "memory" in groups:
+        used |= {peer.environment for peer in WEBSOCKET_PEERS}
+    environments: list[Environment] = sorted(used, key=lambda each: each.name)
+    for environment in environments:
+        environment.make()
 
-    async def rounds() -> list[list[float]]:
-        for server in servers:
-            await load(server)  # warms up
-        return [[await load(server) for server in servers] for _ in range(ROUNDS)]
+    os.sched_setaffinity(0, {CLIENT_CORE})
+    start = time.monotonic()
+    for table in tables:
+        run_table(table, args)
+    if "memory" in groups:
+        run_memory(args)
+    for growth in growths:
+        run_growth(growth, args)
+    print(f"{(time.monotonic() - start) / 60:.1f} minutes")
 
-    with ExitStack() as stack:
-        for server in servers:
-            stack.enter_context(server)
-        results = list(zip(*uvloop.run(rounds()), strict=True))
-    print(f"{title}\n{'':<44}{'CPU µs':>8}{'least-greatest':>18}{'ratio':>8}")
-    base = statistics.median(results[0])
-    for server, seconds in zip(servers, results, strict=True):
-        median = statistics.median(seconds)
-        spread = f"{min(seconds) * 1e6:.1f}-{max(seconds) * 1e6:.1f}"
-        print(f"{server.name:<44}{median * 1e6:>8.1f}{spread:>18}{base / median:>8.2f}")
-    print(flush=True)
+
+if __name__ == "__main__":
+    main()
