@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from gunicorn.config import Config
 
+from aiopyramid.threads import home_here
 from aiopyramid.websocket.sessions import sessions
+from aiopyramid_gunicorn.http1 import HTTP1Connection
 from aiopyramid_gunicorn.protocol import HTTPProtocol
 from aiopyramid_gunicorn.worker import LoopGunicornWorker
 
@@ -39,6 +41,13 @@ class Clock:
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.timers: list[Any] = []
+        self.ahead = 0.0
+
+    def time(self) -> float:
+        return self.loop.time() + self.ahead
+
+    def call_at(self, when: float, function: Any, *args: Any) -> Any:
+        return self.call_later(when - self.time(), function, *args)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loop, name)
@@ -53,6 +62,7 @@ class Clock:
         """Let the timers of this delay go off."""
         due = [timer for timer in self.timers if timer.delay == delay]
         assert due, f"no timer of {delay} s"
+        self.ahead += delay
         for timer in due:
             timer.cancel()
             timer.go_off()
@@ -70,6 +80,9 @@ class Transport:
         self.closing = False
         self.closed = asyncio.Event()
         self.eof = False
+        self.reading = True
+        self.unsent = 0
+        self.aborted = False
         protocol.connection_made(self)
 
     def get_extra_info(self, name: str) -> Any:
@@ -80,6 +93,9 @@ class Transport:
 
     def set_write_buffer_limits(self, high: int | None = None) -> None:
         pass
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
 
     def write(self, data: bytes) -> None:
         self.written += data
@@ -97,16 +113,19 @@ class Transport:
         self.eof = True
 
     def pause_reading(self) -> None:
-        pass
+        self.reading = False
 
-    resume_reading = pause_reading
+    def resume_reading(self) -> None:
+        self.reading = True
 
     def close(self) -> None:
         if not self.closing:
             self.closing = True
             asyncio.get_running_loop().call_soon(self._lose)
 
-    abort = close
+    def abort(self) -> None:
+        self.aborted = True
+        self.close()
 
     def _lose(self) -> None:
         self.protocol.connection_lost(None)
@@ -142,22 +161,32 @@ def new_worker():
         worker.tmp.close()
 
 
+PEER, SERVER = ("192.0.2.1", 1234), ("127.0.0.1", 80)
+
+
 @pytest.fixture
 async def connect(new_worker):
     """Connect to a worker that serves an application; close the connections in the end."""
     transports = []
 
-    def connect(wsgi=None, worker=None, **settings):
+    def connect(
+        wsgi=None, worker=None, kind=LoopGunicornWorker, peer=PEER, http1=True, sock=None, **settings
+    ):
         if worker is None:
-            worker = new_worker(wsgi=wsgi, **settings)
-        worker.loop = worker.loop or Clock()
-        transports.append(Transport(HTTPProtocol(worker)))
+            worker = new_worker(kind, wsgi=wsgi, **settings)
+            worker.loop, worker.home = Clock(), home_here()
+            worker._start(4)
+            worker._prepare(4)
+        worker.nr_conns += http1  # gunicorn's own counts itself
+        protocol = HTTP1Connection(worker, sock, peer, SERVER) if http1 else HTTPProtocol(worker)
+        transports.append(Transport(protocol))
         return transports[-1]
 
     yield connect
     for transport in transports:
         transport.close()
         await transport.closed.wait()
+        transport.protocol.worker._stop()
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()

@@ -18,15 +18,3 @@ def test_the_check_names_what_is_missing(owner):
     with pytest.raises(ImportError, match=r"has no Owner\.missing") as caught:
         compat.check({asyncio: ("run",), owner: ("there", "missing")})
     assert f"gunicorn {gunicorn.__version__} " in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("control", "paused"),
-    [
-        (None, False),
-        (SimpleNamespace(write_paused=False), False),
-        (SimpleNamespace(write_paused=True), True),
-    ],
-)
-def test_writing_is_paused_as_the_flow_control_says(control, paused):
-    assert compat.writing_is_paused(SimpleNamespace(_flow_control=control)) is paused

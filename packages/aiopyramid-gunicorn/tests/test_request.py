@@ -9,12 +9,10 @@ import pytest
 from aiopyramid.app_iter import CoroutineAppIter
 from aiopyramid.bridge import await_, spawn_greenlet
 from aiopyramid.exceptions import ClientDisconnected
-from aiopyramid.websocket.upgrade import KEY, Upgrade
 from aiopyramid_gunicorn import compat, request
 from aiopyramid_gunicorn.request import Call, RequestBody, Status
 
 GET = b"GET /path?q=1 HTTP/1.1\r\nHost: a\r\n\r\n"
-UPGRADE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 
 
 class Client:
@@ -230,13 +228,6 @@ async def test_a_bad_header_is_an_error(client, header, error):
     assert client.events == []
 
 
-@pytest.mark.parametrize("status", ["101 Switching Protocols", "426 Upgrade Required"])
-async def test_the_headers_of_a_handshake_stay(client, status):
-    headers = [("Upgrade", "websocket"), ("Connection", "Upgrade")]
-    await client.call(app_of([b""], status, headers))
-    assert client.start["headers"][:2] == headers
-
-
 async def test_early_hints_go_out_before_the_response_alone(client):
     links = [("Link", "</style.css>")]
 
@@ -250,32 +241,6 @@ async def test_early_hints_go_out_before_the_response_alone(client):
     hint = {"type": "http.response.informational", "status": 103, "headers": links}
     assert client.events.pop(0) == hint
     assert client.body == [b"a", b""]
-
-
-class Body:
-    """A body whose `close` waits, and tells what was sent before."""
-
-    def __init__(self, client, chunks):
-        self.client = client
-        self.chunks = chunks
-        self.sent_before = None
-
-    def __iter__(self):
-        return iter(self.chunks)
-
-    def close(self):
-        await_(asyncio.sleep(0))
-        self.sent_before = list(self.client.events)
-
-
-@pytest.mark.parametrize(
-    ("status", "ended_before"), [("101 Switching Protocols", False), ("200 OK", True)]
-)
-async def test_a_handshake_ends_after_its_body_was_closed(client, status, ended_before):
-    body = Body(client, [b"a"])
-    await client.call(app_of(body, status))
-    assert client.ended
-    assert (client.events[-1] in body.sent_before) is ended_before
 
 
 @pytest.mark.parametrize("kind", ["iterator", "coroutine"])
@@ -314,7 +279,7 @@ async def test_the_environ_is_gunicorns(connect):
         environs.append(environ)
         return app_of([b"hello"])(environ, start_response)
 
-    transport = connect(app)
+    transport = connect(http1=False, wsgi=app)
     transport.protocol.data_received(GET)
     await transport.until(b"hello")
     assert transport.written.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -322,7 +287,6 @@ async def test_the_environ_is_gunicorns(connect):
     assert (environ["PATH_INFO"], environ["QUERY_STRING"]) == ("/path", "q=1")
     assert (environ["REMOTE_ADDR"], environ["SERVER_PORT"]) == ("192.0.2.1", "80")
     assert environ["wsgi.multithread"] is True
-    assert KEY not in environ
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
@@ -330,7 +294,7 @@ async def test_an_error_is_answered_by_a_500_and_logged(connect, error):
     def app(environ, start_response):
         raise error
 
-    transport = connect(app)
+    transport = connect(http1=False, wsgi=app)
     worker = transport.protocol.worker
     transport.protocol.data_received(GET)
     await transport.until(b"</html>")
@@ -344,7 +308,7 @@ async def test_an_error_behind_the_headers_breaks_the_connection_off(connect):
         yield b"half"
         raise ValueError
 
-    transport = connect(app_of(body, headers=[("Content-Length", "8")]))
+    transport = connect(http1=False, wsgi=app_of(body, headers=[("Content-Length", "8")]))
     transport.protocol.data_received(GET)
     await transport.closed.wait()
     assert transport.written.endswith(b"half")
@@ -357,7 +321,7 @@ async def test_a_cancellation_of_something_else_is_an_error(connect):
     async def cancelled():
         raise asyncio.CancelledError
 
-    transport = connect(lambda environ, start_response: await_(cancelled()))
+    transport = connect(http1=False, wsgi=lambda environ, start_response: await_(cancelled()))
     transport.protocol.data_received(GET)
     await transport.until(b"</html>")
 
@@ -367,7 +331,7 @@ async def test_a_stray_cancellation_is_an_error_unless_the_worker_stops(connect,
     def app(environ, start_response):
         raise asyncio.CancelledError
 
-    transport = connect(app)
+    transport = connect(http1=False, wsgi=app)
     transport.protocol.worker.alive = alive
     transport.protocol.data_received(GET)
     if alive:
@@ -390,7 +354,7 @@ async def test_a_request_that_is_cancelled_is_not_answered(connect):
         except BaseException:
             raise asyncio.CancelledError from None
 
-    transport = connect(app)
+    transport = connect(http1=False, wsgi=app)
     worker = transport.protocol.worker
     transport.protocol.data_received(GET)
     await began.wait()
@@ -417,7 +381,7 @@ async def test_an_error_of_a_request_whose_client_has_left_is_told(connect, erro
                 raise error from None
             raise
 
-    transport = connect(app)
+    transport = connect(http1=False, wsgi=app)
     worker = transport.protocol.worker
     transport.protocol.data_received(GET)
     await began.wait()
@@ -460,27 +424,3 @@ async def test_gunicorns_own_error_for_a_client_that_left_is_passed_on():
     with pytest.raises(compat.ClientDisconnected):
         await request.serve(Scope(), None, send)
     assert Protocol.worker.ended == 1
-
-
-@pytest.mark.parametrize("status", ["101 Switching Protocols", "403 Forbidden"])
-async def test_a_session_is_opened_behind_a_101_and_else_forgotten(connect, monkeypatch, status):
-    opened, forgotten, upgrades = [], [], []
-    monkeypatch.setattr(request, "become_websocket", lambda *args: opened.append(args))
-    monkeypatch.setattr(Upgrade, "forget", lambda self: forgotten.append(self))
-    environs = []
-
-    def app(environ, start_response):
-        upgrades.append(environ[KEY])
-        environs.append(environ)
-        environ[KEY].session = "the session"
-        return app_of([b""], status)(environ, start_response)
-
-    transport = connect(app)
-    transport.protocol.data_received(UPGRADE)
-    protocol = transport.protocol
-    await transport.until(b"\r\n\r\n")
-    await protocol.worker.idle.wait()
-    switched = status.startswith("101")
-    assert opened == ([(protocol, "the session")] if switched else [])
-    assert ("wsgi.early_hints" in environs[0]) is not switched
-    assert forgotten == upgrades

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from websockets.frames import CloseCode
 
-from aiopyramid_gunicorn.protocol import Released
+from aiopyramid_gunicorn.http1 import Released
 from aiopyramid_gunicorn.upgrade import become_websocket
 
 
@@ -24,16 +24,13 @@ class Calls:
         self.calls.append(("eof_received",))
         return self.takes_eof
 
-    def fail(self, close):
-        self.calls.append(("fail", close.code))
-
     def __getattr__(self, name):
         return lambda *args: self.calls.append((name, *args))
 
 
 def hand_over(calls, *, alive=True, **state):
     """Let one object be session, protocol and transport, and so see the order of the calls."""
-    state = {"received": b"", "truncated": False, "half_closed": False, "paused": False} | state
+    state = {"received": b"", "half_closed": False, "paused": False} | state
 
     def release():
         calls.calls.append(("release",))
@@ -52,7 +49,6 @@ def hand_over(calls, *, alive=True, **state):
         ({}, []),
         ({"paused": True}, [("pause_writing",)]),
         ({"received": b"early"}, [("data_received", b"early")]),
-        ({"received": b"early", "truncated": True}, [("fail", CloseCode.MESSAGE_TOO_BIG)]),
         ({"half_closed": True}, [("eof_received",)]),
         ({"alive": False}, [("close", CloseCode.SERVICE_RESTART)]),
         (

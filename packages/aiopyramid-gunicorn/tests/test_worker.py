@@ -257,7 +257,7 @@ async def test_a_worker_serves_until_it_is_told_to_stop(worker_here):
 async def test_without_its_certificate_a_worker_ends_the_arbiter(worker_here):
     worker = worker_here(certfile="/dev/null")
     with pytest.raises(SystemExit) as caught:
-        await worker._listen()
+        worker._prepare(4)
     assert caught.value.code == Arbiter.WORKER_BOOT_ERROR
 
 

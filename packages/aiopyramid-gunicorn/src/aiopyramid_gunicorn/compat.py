@@ -25,7 +25,6 @@ from gunicorn.workers import gasgi as _gasgi
 
 REQUIRED: dict[type | ModuleType, tuple[str, ...]] = {
     _protocol.ASGIProtocol: (
-        "_arm_keepalive_timer",
         "_build_environ",
         "_build_http2_environ",
         "_build_http2_scope",
@@ -34,11 +33,7 @@ REQUIRED: dict[type | ModuleType, tuple[str, ...]] = {
         "_close_transport",
         "_get_reason_phrase",
         "_is_websocket_upgrade",
-        "_keepalive_timeout",
-        "_on_headers_complete",
-        "_send_error_response",
         "_send_response_start",
-        "_serve_http_request",  # gives each request a task, and so a context, of its own
         "_check_h1c_protocol_available",
         "connection_lost",
         "connection_made",
@@ -140,8 +135,3 @@ IncompleteError: Any = getattr(_h1c, "IncompleteError", ())
 TOKEN = _message.TOKEN_RE
 HEADER_VALUE = _wsgi.HEADER_VALUE_RE
 STATUS = _wsgi.STATUS_RE
-
-
-def writing_is_paused(protocol: Any) -> bool:
-    """Return True if the transport of an ``ASGIProtocol`` has told it to stop writing."""
-    return protocol._flow_control is not None and protocol._flow_control.write_paused

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -56,12 +57,11 @@ class Deadlines(Generic[T]):
             self._timer = None
 
     def _look(self) -> None:
-        self._timer = None
         now = self.loop.time()
-        while self._due:
-            item, due = next(iter(self._due.items()))
-            if due > now:
-                self._timer = self.loop.call_at(due, self._look)
-                return
+        overdue = list(itertools.takewhile(lambda item: self._due[item] <= now, self._due))
+        for item in overdue:
             del self._due[item]
+        first = next(iter(self._due.values()), None)
+        self._timer = None if first is None else self.loop.call_at(first, self._look)
+        for item in overdue:
             self.overdue(item)

@@ -281,8 +281,7 @@ class Exchange:
             try:
                 async for chunk in body:
                     response.write(chunk)
-                    connection.write(self.output.take())
-                    await connection.drain()
+                    await self.output.send_from_loop()
                     await asyncio.sleep(0)
                 response.close()
                 self.keep = not response.closes and not response.is_short()

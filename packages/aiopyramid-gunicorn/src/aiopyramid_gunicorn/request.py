@@ -1,5 +1,5 @@
 """
-A request: a WSGI call (PEP 3333) over gunicorn's asynchronous I/O.
+A request over HTTP/2 or uwsgi: a WSGI call (PEP 3333) over gunicorn's asynchronous I/O.
 
 gunicorn hands over a request's body by ``receive()`` and takes the response by
 ``send()``, both coroutines. The application and everything below it is plain
@@ -18,10 +18,8 @@ from aiopyramid.app_iter import CoroutineAppIter, run
 from aiopyramid.body import BodyStream
 from aiopyramid.bridge import await_, in_worker_thread
 from aiopyramid.exceptions import ClientDisconnected, is_cancellation
-from aiopyramid.websocket.upgrade import KEY, Upgrade
 
 from . import compat
-from .upgrade import become_websocket
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
@@ -36,8 +34,6 @@ Body = list[bytes] | tuple[bytes, ...] | CoroutineAppIter
 T = TypeVar("T")
 
 BODY_BUFFER = 65536
-
-SWITCHING_PROTOCOLS = 101
 
 
 class Status(int):
@@ -151,9 +147,7 @@ class Call:
             close = getattr(app_iter, "close", None)
             if close is not None:
                 close()
-        # The end of a handshake's response is sent on the loop, and the connection handed over
-        # in the same turn: gunicorn would parse what follows as HTTP.
-        return [] if self.status == SWITCHING_PROTOCOLS else None
+        return None
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: OptExcInfo | None = None
@@ -187,7 +181,6 @@ class Call:
             self._send(event)
 
     def _checked(self, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        upgrade = self.status in (SWITCHING_PROTOCOLS, 426)
         checked = []
         for name, value in headers:
             if not isinstance(name, str) or not isinstance(value, str):
@@ -196,9 +189,7 @@ class Call:
                 raise compat.InvalidResponseHeaderName(repr(name))
             if not compat.HEADER_VALUE.fullmatch(value):
                 raise compat.InvalidResponseHeader(repr(name))
-            # Hop-by-hop headers are the server's, but for those of a handshake
-            # and of its refusal (RFC 9110 section 7.8).
-            if upgrade or not compat.is_hoppish(name):
+            if not compat.is_hoppish(name):  # the server's
                 checked.append((name, value.strip(" \t")))
         if not any(name.lower() == "server" for name, _ in checked):
             checked.append(("Server", compat.SERVER))
@@ -211,8 +202,7 @@ class Call:
                 if not in_worker_thread():
                     # A fast producer with a fast client would never give way.
                     await_(asyncio.sleep(0))
-        if self.status != SWITCHING_PROTOCOLS:
-            self._send_body(b"", more=False)
+        self._send_body(b"", more=False)
 
     def _send_file(self, file: compat.FileWrapper) -> None:
         # Reading may wait for the disk, so it is a thread's work.
@@ -319,14 +309,12 @@ class Scope:
 
 async def serve(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a request; gunicorn calls this as if it were an ASGI application."""
-    protocol, upgrade = scope.protocol, Upgrade()
+    protocol = scope.protocol
     worker = protocol.worker
     call: Call | None = None
     worker.request_begins()
     try:
         environ = scope.build_environ()
-        if "HTTP_UPGRADE" in environ and protocol.can_become_websocket():
-            environ[KEY] = upgrade
         call = Call(worker.wsgi, environ, receive, send, protocol.has_left)
         await call.run(worker.run_plain(protocol.has_left))
     except compat.ClientDisconnected:
@@ -352,13 +340,7 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
             # Too late for a 500, and the client must not take this for the end.
             raise asyncio.CancelledError from None
         await _send_server_error(send)
-    else:
-        if call.status == SWITCHING_PROTOCOLS and upgrade.session is not None:
-            # The view keeps the request, which need not keep all of this.
-            del environ["wsgi.early_hints"]
-            become_websocket(protocol, upgrade.session)
     finally:
-        upgrade.forget()
         worker.request_ends()
 
 

@@ -56,6 +56,17 @@ class Output:
         pieces, self.pieces = self.pieces, []
         return pieces
 
+    async def send_from_loop(self) -> None:
+        """
+        Send what waits here, and wait if the client does not read as fast.
+
+        Raises:
+            ClientDisconnected: If the client has left.
+        """
+        self.flushed = True
+        self.connection.write(self.take())
+        await self.connection.drain()
+
     # In the request's thread or greenlet.
 
     def flush(self) -> None:

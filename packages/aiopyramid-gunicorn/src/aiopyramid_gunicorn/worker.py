@@ -119,7 +119,13 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
-        """Accept all of gunicorn's settings: ``threads`` has a use here."""
+        """
+        Called by gunicorn when it starts. Unlike gunicorn's worker, use ``threads``.
+
+        Raises:
+            RuntimeError: If ``http_parser`` is ``fast`` and cannot be.
+        """
+        compat.check_fast_parser(cfg)
 
     def init_process(self) -> None:
         """Begin the worker's life, after the fork."""
@@ -146,13 +152,13 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
             # Such as too many open files: it may pass.
             self.log.error("Cannot accept a connection: %s", exc)
             self._set_accepting(False)
-            self.loop.call_later(ACCEPT_AGAIN, self._accept_again)
+            self.loop.call_later(ACCEPT_AGAIN, self.accept_again)
             return
         sock.setblocking(False)
         self.nr_conns += 1
         if self.nr_conns >= self.worker_connections:
             self._set_accepting(False)
-        task = self.loop.create_task(self._connect(sock, peer, listener.getsockname()))
+        task = self.loop.create_task(self._connect(sock, peer, listener.sock.getsockname()))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
 
@@ -175,9 +181,10 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
     def connection_ended(self) -> None:
         """Count a connection less; there may be room for another."""
         self.nr_conns -= 1
-        self._accept_again()
+        self.accept_again()
 
-    def _accept_again(self) -> None:
+    def accept_again(self) -> None:
+        """Accept connections, if there is room for another."""
         if self.alive and self.nr_conns < self.worker_connections:
             self._set_accepting(True)
 
