@@ -181,8 +181,6 @@ class Exchange:
 
     def _drain_body(self) -> bool:
         """Read what is left of the request's body; return False if that takes too much."""
-        if self.expects_continue:
-            return False  # the client may send it or not
         body = self.request.body
         self.body_timeout = DRAIN_SECONDS
         drained, until = 0, time.monotonic() + DRAIN_SECONDS
@@ -197,12 +195,18 @@ class Exchange:
         return False
 
     def _more(self) -> bytes:
-        if self.expects_continue:
+        if self.expects_continue and not self.connection.buffer:
             self.expects_continue = False
             if self.response is not None and not self.response.headers_sent:
                 self.output.sendall(CONTINUE)
         self.output.flush()
-        return await_(self.connection.more(self.body_timeout))
+        try:
+            return await_(self.connection.more(self.body_timeout))
+        except ClientDisconnected:
+            reader = self.request.body.reader
+            if self.connection.half_closed and reader.__class__ is not compat.LengthReader:
+                return b""  # which chunk is not whole, gunicorn's reader says
+            raise
 
     def _failed(self, exc: BaseException) -> None:
         """Answer an error of the application or of a hook, or of the request's own."""
@@ -219,9 +223,7 @@ class Exchange:
                     request.method,
                     request.uri,
                 )
-            if self.response is not None:
-                self.response.status = self.response.status or SERVER_ERROR
-                self._log()
+            self._log_failure()
         elif self.cancelled and is_interruption(exc):
             self.output.take()
             self.broken = True
@@ -229,9 +231,18 @@ class Exchange:
             # Too late for a 500, and the client must not take this for the end.
             log.exception("Error handling request %s %s", request.method, request.uri)
             self.broken = True
+        elif isinstance(exc, ClientDisconnected | compat.NoMoreData):  # it has not sent its whole request
+            log.debug("The client of %s: %s", request.uri, exc)
+            compat.write_error(self.output, 500, "Internal Server Error", "")
+            self._log_failure()
         else:
             self.output.take()
             connection.worker.handle_error(request, self.output, connection.peer, exc)
+
+    def _log_failure(self) -> None:
+        if self.response is not None:
+            self.response.status = self.response.status or SERVER_ERROR
+            self._log()
 
     def _log(self) -> None:
         worker = self.connection.worker

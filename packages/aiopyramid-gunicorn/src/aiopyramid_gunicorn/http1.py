@@ -305,14 +305,12 @@ class HTTP1Connection(asyncio.Protocol):
         """
         while not self.buffer:
             if self.half_closed or self.closed:
-                self.left = True
                 raise ClientDisconnected("the client did not send the whole request body")
             self._reader = self.worker.loop.create_future()
             try:
                 async with asyncio.timeout(timeout or None):
                     await self._reader
             except TimeoutError:
-                self.left = True
                 raise ClientDisconnected(f"the client sent nothing for {timeout} s") from None
             finally:
                 self._reader = None
@@ -445,6 +443,7 @@ class HTTP1Connection(asyncio.Protocol):
             and response.headers_sent
             and response.response_length is None
             and not response.chunked
+            and not response._omits_body
         )
         if ends_with_connection and not self.is_tls:
             # Without a length, the end of the connection looks like the end of the body.

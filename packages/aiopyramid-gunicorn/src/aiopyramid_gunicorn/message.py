@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 
 HTTP_1_0, HTTP_1_1 = (1, 0), (1, 1)
 
+# How much is read at a time, as gunicorn does; more where a body is known to be longer.
+PIECE, MAX_PIECE = 8192, 1024 * 1024
+
 # Header names are few, but clients choose them.
 MAX_NAMES = 500
 
 
 class Unreader(compat.Unreader):  # type: ignore[misc]
     """
-    What gunicorn's readers of heads and bodies read from.
+    What gunicorn's readers of heads and bodies read from, in pieces as from a socket.
 
     Args:
         received: What the client has sent.
@@ -37,12 +40,21 @@ class Unreader(compat.Unreader):  # type: ignore[misc]
 
     def __init__(self, received: bytes) -> None:
         super().__init__()
-        if received:
-            self.buf.write(received)
+        self.received = received
 
     def chunk(self, size_hint: int | None = None) -> bytes:
         """Return more of what the client sends; nothing at the end."""
-        return self.more() if self.more is not None else b""
+        if not self.received and self.more is not None:
+            self.received = self.more()
+        size = max(PIECE, min(size_hint or 0, MAX_PIECE))
+        piece, self.received = self.received[:size], self.received[size:]
+        return piece
+
+    def take_buffered(self) -> bytes:
+        """Return what has not been read."""
+        rest: bytes = super().take_buffered() + self.received
+        self.received = b""
+        return rest
 
 
 NOTHING = Unreader(b"")

@@ -33,12 +33,13 @@ class Output:
         connection: The connection to the client.
     """
 
-    __slots__ = ("ahead", "connection", "flushed", "pieces")
+    __slots__ = ("ahead", "connection", "flushed", "pieces", "unsent")
 
     def __init__(self, connection: HTTP1Connection) -> None:
         self.connection = connection
         self.pieces: list[bytes] = []
         self.flushed = False
+        self.unsent: int | None = None  # of a file, in bytes
         self.ahead = 0  # written since the loop was last waited for
 
     def sendall(self, data: bytes) -> None:
@@ -120,11 +121,12 @@ class Output:
                     raise ClientDisconnected("the client has left") from exc
                 else:
                     if not sent:
-                        return  # the file is shorter than it was
+                        break  # the file is shorter than it was
                     offset += sent
                     count -= sent
         finally:
             os.close(sock)
+        self.unsent = count
 
     async def _writable(self, sock: int) -> None:
         loop = self.connection.worker.loop
@@ -189,7 +191,9 @@ class Response(compat.Response):  # type: ignore[misc]
         self.headers_sent = True
 
     def is_short(self) -> bool:
-        """Return True if less was sent than ``Content-Length`` promised."""
+        """Return True if less was sent than the headers promised."""
+        if self.sock.unsent is not None:
+            return bool(self.sock.unsent)
         return (
             self.response_length is not None
             and self.sent < self.response_length
