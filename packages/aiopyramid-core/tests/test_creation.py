@@ -5,6 +5,7 @@ from pyramid.interfaces import IApplicationCreated, INewRequest
 from pyramid.request import Request
 from pyramid.response import Response
 from zope.interface import Interface
+from zope.interface.registry import Components
 
 from aiopyramid.creation import when_created
 
@@ -212,3 +213,18 @@ def test_including_aiopyramid_leaves_no_subscriber_behind(config):
     assert config.registry.has_listeners is False
     assert not any(config.registry.subscribers([ApplicationCreated(app)], None))
     assert not list(config.registry.adapters.subscriptions([IApplicationCreated], None))
+
+
+def test_another_kind_of_registry_keeps_looking_for_subscribers(events):
+    """Only Pyramid's own notices those that come later; others always look."""
+    registry = Components("not Pyramid's")
+    config = Configurator(registry=registry)
+    config.setup_registry()
+    config.add_view(lambda request: Response("a view"))
+    when_created(config, events.append)
+    app = config.make_wsgi_app()
+    assert len(events) == 1
+    seen = []
+    registry.registerHandler(seen.append, [INewRequest])
+    get(app)
+    assert len(seen) == 1

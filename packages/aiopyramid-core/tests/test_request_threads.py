@@ -2,18 +2,31 @@ import asyncio
 import concurrent.futures
 import contextlib
 import gc
+import queue
 import sys
 import threading
+import time
 import weakref
+from collections import deque
 from contextvars import ContextVar
+from types import SimpleNamespace
 
 import pytest
 
 from aiopyramid import bridge
+from aiopyramid import request_threads as request_threads_module
 from aiopyramid.bridge import await_, run_coroutine, spawn_greenlet
 from aiopyramid.exceptions import ClientDisconnected, ScopeError
 from aiopyramid.helpers import synchronize, use_executor, use_request_thread
-from aiopyramid.request_threads import RequestThreads, run_as_request, stacks
+from aiopyramid.request_threads import (
+    BUSY,
+    EAGER,
+    SAMPLE,
+    STUCK,
+    RequestThreads,
+    run_as_request,
+    stacks,
+)
 from aiopyramid.threads import Home, LoopClosed, home_here
 
 pytestmark = pytest.mark.both_loops
@@ -756,3 +769,438 @@ def test_a_closed_loop_is_told():
         with pytest.raises(LoopClosed):
             home.call(print)
     assert not home.ready
+
+
+# As many threads as are of use
+
+
+class Timers:
+    """The loop of a pool, whose timers go off when a test says so."""
+
+    def __init__(self, loop):
+        self.loop = loop
+        self.timers = []
+
+    def time(self):
+        return self.loop.time()
+
+    def call_later(self, delay, function, context):
+        assert function.__self__.home.context is context
+        timer = SimpleNamespace(delay=delay, go_off=function)
+        timer.cancel = lambda: self.timers.remove(timer)
+        self.timers.append(timer)
+        return timer
+
+    def delays(self):
+        return [timer.delay for timer in self.timers]
+
+    def go_off(self):
+        (timer,) = self.timers
+        timer.cancel()
+        timer.go_off()
+
+
+class Held:
+    """A request that computes until told, and then may wait, and compute again."""
+
+    def __init__(self, pool, *, waits=False):
+        self.begun = self.went_on = False
+        self.waits = waits
+        self.waiting = asyncio.Event()
+        self.answer = asyncio.Event()
+        self.go, self.end = threading.Event(), threading.Event()
+        if not waits:
+            self.end.set()
+        self.task = asyncio.create_task(pool.call(self.run).result())
+
+    def run(self):
+        self.begun = True
+        self.go.wait()
+        if self.waits:
+            await_(self.wait())
+            self.went_on = True
+            self.end.wait()
+
+    async def wait(self):
+        self.waiting.set()
+        await self.answer.wait()
+
+    def finish(self):
+        for event in (self.go, self.answer, self.end):
+            event.set()
+
+
+@pytest.fixture
+async def busy_pool(pools):
+    """Make a pool of a process that computes all of the time, while ``busy`` is true."""
+    requests = []
+
+    def make(places=8):
+        pool = pools(places)
+        pool.loop = Timers(pool.loop)
+        pool.busy = True
+        pool._is_busy = lambda: pool.busy
+        pool.hold = lambda number=1, **options: hold(pool, number, **options)
+        return pool
+
+    def hold(pool, number, **options):
+        made = [Held(pool, **options) for _ in range(number)]
+        requests.extend(made)
+        return made
+
+    yield make
+    for request in requests:
+        request.finish()
+    await asyncio.gather(*(request.task for request in requests))
+
+
+def begun(requests):
+    return [request.begun for request in requests].count(True)
+
+
+async def test_a_process_that_is_not_busy_wakes_all_threads_at_once(busy_pool):
+    pool = busy_pool()
+    pool.busy = False
+    requests = pool.hold(10)
+    await until(lambda: begun(requests) == 8)
+    assert (pool.running, len(pool.queue), pool.loop.delays()) == (8, 2, [])
+
+
+async def test_a_busy_process_wakes_few_threads(busy_pool):
+    pool = busy_pool()
+    requests = pool.hold(10)
+    await until(lambda: begun(requests) == EAGER)
+    await rounds()
+    assert (pool.running, len(pool.queue)) == (EAGER, 10 - EAGER)
+    assert len(pool.inboxes) == EAGER, "threads that are not woken need not be"
+    assert pool.loop.delays() == [STUCK], "one timer for all"
+
+
+async def test_whether_it_is_busy_is_asked_only_if_more_than_few_threads_run(busy_pool):
+    pool = busy_pool()
+    pool._is_busy = lambda: pytest.fail("asked")
+    requests = pool.hold(EAGER)
+    await until(lambda: begun(requests) == EAGER)
+
+
+async def test_places_are_the_bound_of_a_process_that_is_busy_too(busy_pool):
+    pool = busy_pool(1)
+    requests = pool.hold(3)
+    await until(lambda: begun(requests) == 1)
+    assert pool.running == 1
+    assert pool.loop.delays() == []
+
+
+async def test_the_others_turns_come_as_requests_end(busy_pool):
+    pool = busy_pool()
+    requests = pool.hold(6)
+    for number, request in enumerate(requests):
+        await until(lambda number=number: begun(requests) == min(number + EAGER, 6))
+        assert pool.running <= EAGER
+        request.go.set()
+        await request.task
+    await until(lambda: pool.running == 0)
+    assert len(pool.inboxes) == EAGER
+
+
+async def test_the_next_turn_comes_when_a_request_waits(busy_pool):
+    pool = busy_pool()
+    waiters = pool.hold(EAGER, waits=True)
+    others = pool.hold(EAGER + 1)
+    await until(lambda: begun(waiters) == EAGER)
+    assert begun(others) == 0
+    for number, waiter in enumerate(waiters, 1):
+        waiter.go.set()
+        await until(lambda number=number: begun(others) == number)
+        assert pool.running == EAGER
+    assert len(pool.queue) == 1
+
+
+async def test_when_none_begins_for_some_time_another_is_woken(busy_pool):
+    pool = busy_pool()
+    requests = pool.hold(6)
+    for number in range(EAGER, 6):
+        await until(lambda number=number: begun(requests) == number)
+        assert pool.running == number
+        assert pool.loop.delays() == [STUCK]
+        pool.loop.go_off()
+    await until(lambda: begun(requests) == 6)
+    assert pool.loop.delays() == []
+
+
+async def test_while_others_begin_none_is_woken_above_the_few(busy_pool):
+    pool = busy_pool()
+    requests = pool.hold(6)
+    await until(lambda: begun(requests) == EAGER)
+    for number in range(1, 4):
+        requests[number - 1].go.set()
+        await until(lambda number=number: begun(requests) == EAGER + number)
+        pool.loop.go_off()
+        assert pool.running == EAGER
+        assert pool.loop.delays() == [STUCK], "it looks again"
+
+
+async def test_more_are_woken_up_to_the_places(busy_pool):
+    pool = busy_pool(3)
+    requests = pool.hold(5)
+    await until(lambda: begun(requests) == EAGER)
+    pool.loop.go_off()
+    await until(lambda: begun(requests) == 3)
+    assert pool.loop.delays() == []
+    assert (pool.running, len(pool.queue)) == (3, 2)
+
+
+async def test_when_it_is_not_busy_any_more_all_are_woken(busy_pool):
+    pool = busy_pool()
+    requests = pool.hold(6)
+    await until(lambda: begun(requests) == EAGER)
+    pool.busy = False
+    pool.loop.go_off()
+    await until(lambda: begun(requests) == 6)
+    assert pool.loop.delays() == []
+
+
+async def test_nothing_is_looked_at_again_when_nothing_queues(busy_pool):
+    pool = busy_pool()
+    requests = pool.hold(EAGER + 1)
+    await until(lambda: begun(requests) == EAGER)
+    requests[0].go.set()
+    await until(lambda: begun(requests) == EAGER + 1)
+    pool.loop.go_off()
+    assert pool.loop.delays() == []
+    pool.hold(1)
+    await rounds()
+    assert pool.loop.delays() == [STUCK], "from the next on, again"
+
+
+async def waiting_beside(pool, number):
+    """Let a request wait, and then others compute."""
+    (waiter,) = pool.hold(1, waits=True)
+    waiter.go.set()
+    await waiter.waiting.wait()
+    others = pool.hold(number)
+    await until(lambda: begun(others) == number)
+    assert pool.running == number
+    return waiter, others
+
+
+async def test_a_request_that_has_waited_goes_on_at_once_if_few_run(busy_pool):
+    pool = busy_pool()
+    waiter, _ = await waiting_beside(pool, EAGER - 1)
+    waiter.answer.set()
+    await until(lambda: waiter.went_on)
+    assert pool.running == EAGER
+    assert not pool.ready
+
+
+async def test_a_request_that_has_waited_waits_for_its_turn_in_a_busy_process(busy_pool):
+    pool = busy_pool()
+    waiter, _ = await waiting_beside(pool, EAGER)
+    waiter.answer.set()
+    await until(lambda: pool.ready)
+    assert pool.running == EAGER
+    assert not waiter.went_on
+    assert pool.loop.delays() == [STUCK]
+    pool.loop.go_off()
+    await until(lambda: waiter.went_on)
+    assert pool.running == EAGER + 1
+
+
+async def test_a_request_that_has_waited_goes_on_in_the_place_of_one_that_ends(busy_pool):
+    pool = busy_pool()
+    waiter, others = await waiting_beside(pool, EAGER)
+    waiter.answer.set()
+    await until(lambda: pool.ready)
+    others[0].go.set()
+    await until(lambda: waiter.went_on)
+    await others[0].task
+    await until(lambda: pool.idle)
+    assert pool.running == EAGER
+
+
+async def test_a_request_that_has_waited_goes_on_in_the_place_of_one_that_waits(busy_pool):
+    pool = busy_pool()
+    (waiter,) = pool.hold(1, waits=True)
+    waiter.go.set()
+    await waiter.waiting.wait()
+    others = pool.hold(EAGER, waits=True)
+    await until(lambda: begun(others) == EAGER)
+    waiter.answer.set()
+    await until(lambda: pool.ready)
+    others[0].go.set()
+    await others[0].waiting.wait()
+    await until(lambda: waiter.went_on)
+    assert pool.running == EAGER
+
+
+async def test_a_request_that_has_waited_goes_on_above_the_places_if_need_be(busy_pool):
+    pool = busy_pool(EAGER)
+    waiter, _ = await waiting_beside(pool, EAGER)
+    waiter.answer.set()
+    await until(lambda: pool.ready)
+    pool.loop.go_off()
+    await until(lambda: waiter.went_on)
+    assert pool.running == EAGER + 1
+
+
+@pytest.mark.parametrize("how", ["it is stuck", "one waits", "one ends"])
+async def test_requests_that_have_waited_go_on_before_new_ones_begin(busy_pool, how):
+    pool = busy_pool()
+    (waiter,) = pool.hold(1, waits=True)
+    waiter.go.set()
+    await waiter.waiting.wait()
+    others = pool.hold(EAGER, waits=how == "one waits")
+    await until(lambda: begun(others) == EAGER)
+    (new,) = pool.hold(1)
+    await until(lambda: pool.queue)
+    waiter.answer.set()
+    await until(lambda: pool.ready)
+    if how == "it is stuck":
+        pool.loop.go_off()
+    else:
+        others[0].go.set()
+    await until(lambda: waiter.went_on or new.begun)
+    assert (waiter.went_on, new.begun) == (True, False)
+
+
+async def test_new_requests_do_not_keep_those_that_have_waited_from_going_on(busy_pool):
+    """Or one that holds a lock or a row would hold it as long as there are others."""
+    pool = busy_pool(EAGER)
+    waiter, others = await waiting_beside(pool, EAGER)
+    waiter.answer.set()
+    await until(lambda: pool.ready)
+    others += pool.hold(20)
+    await until(lambda: len(pool.queue) == 20)
+    for request in others[:6]:
+        await until(lambda request=request: request.begun)
+        request.go.set()
+        await request.task
+    await until(lambda: waiter.went_on or begun(others) == EAGER + 6)
+    assert waiter.went_on
+
+
+async def test_a_place_is_passed_on_to_the_one_that_waits_longest(pools):
+    pool = pools(2)
+    assert not pool.pass_on()
+    first, second = queue.SimpleQueue(), queue.SimpleQueue()
+    pool.ready.extend([first, second])
+    before = pool._begun
+    assert pool.pass_on()
+    assert first.get_nowait() is None
+    assert second.empty()
+    assert list(pool.ready) == [second]
+    assert pool._begun == before + 1, "or it would look stuck"
+    assert pool.running == 0, "which the place is already counted in"
+
+
+async def test_those_that_may_go_on_are_counted_and_woken_in_order(pools):
+    pool = pools(1)
+    woken = []
+    for number in range(3):
+        pool.go_on(SimpleNamespace(put=lambda call, number=number: woken.append((number, call))))
+    assert woken == [(0, None), (1, None), (2, None)]
+    assert (pool.running, pool._begun) == (3, 3)
+    pool.running = 0
+
+
+@pytest.mark.parametrize("which", ["ready", "queue"])
+async def test_a_thread_may_be_faster_than_the_loop(pools, which):
+    pool = pools(2)
+    assert await pool.call(here).result()
+    await until(lambda: pool.idle)
+
+    class Taken(deque):
+        """One that a thread takes from between a look and a grasp."""
+
+        def popleft(self):
+            self.clear()
+            return super().popleft()
+
+    setattr(pool, which, Taken([None]))
+    pool._next()
+    assert pool.running == 0
+    assert len(pool.idle) == 1, "its thread is not lost"
+    setattr(pool, which, deque())
+    assert await pool.call(here).result()
+
+
+async def test_a_thread_takes_no_new_call_above_the_places(pools):
+    pool = pools(2)
+    call = object()
+    pool.queue.append(call)
+    pool.running = 3
+    assert pool._take() is None
+    pool.running = 2
+    assert pool._take() is call
+    assert pool._take() is None
+    pool.running = 0
+
+
+class Clocks:
+    """The wall's clock and the processor's."""
+
+    def __init__(self):
+        self.wall, self.cpu = 1000.0, 10.0
+
+    def perf_counter(self):
+        return self.wall
+
+    def process_time(self):
+        return self.cpu
+
+    def pass_(self, seconds, share):
+        self.wall += seconds
+        self.cpu += seconds * share
+
+
+@pytest.fixture
+def clocks(monkeypatch):
+    clocks = Clocks()
+    monkeypatch.setattr(request_threads_module, "time", clocks)
+    return clocks
+
+
+async def test_a_process_is_busy_if_it_computes_for_most_of_the_time(pools, clocks):
+    pool = pools(2)
+    assert not pool._is_busy()
+    for share, busy in [
+        (1.0, True),
+        (BUSY - 0.01, False),
+        (BUSY + 0.01, True),
+        (0.0, False),
+        (2.0, True),  # several threads, of which some do without the interpreter
+    ]:
+        clocks.pass_(SAMPLE * 1.01, share)
+        assert pool._is_busy() is busy
+
+
+async def test_whether_it_is_busy_is_measured_again_after_some_time(pools, clocks):
+    pool = pools(2)
+    pool._is_busy()
+    clocks.pass_(SAMPLE * 2, 1.0)
+    assert pool._is_busy()
+    clocks.pass_(SAMPLE / 2, 0.0)
+    assert pool._is_busy(), "as it was"
+    clocks.pass_(SAMPLE, 0.0)
+    assert not pool._is_busy()
+    clocks.pass_(SAMPLE / 2, 1.0)
+    assert not pool._is_busy()
+
+
+async def test_a_process_that_was_idle_for_long_is_not_busy(pools, clocks):
+    pool = pools(2)
+    clocks.pass_(SAMPLE * 2, 1.0)
+    pool._is_busy()
+    clocks.pass_(60, 0.001)
+    clocks.pass_(SAMPLE, 1.0)
+    assert not pool._is_busy()
+
+
+async def test_a_process_that_really_computes_is_busy(pools):
+    pool = pools(2)
+    pool._is_busy()
+    until_then = time.process_time() + 0.05
+    while time.process_time() < until_then:
+        pass
+    assert pool._is_busy() in (True, False)  # other processes may have had the processor
+    assert pool._sample[1] >= until_then

@@ -1,6 +1,5 @@
 import asyncio
 import types
-from types import SimpleNamespace
 
 import gunicorn
 import pytest

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
 from aiopyramid.bridge import await_
 from aiopyramid_gunicorn import request
 
