@@ -31,6 +31,7 @@ def process_as_found(monkeypatch):
     monkeypatch.setattr(module, "generation", Generation())
     monkeypatch.setattr(module, "refuse_on_loop", lambda: None)
     monkeypatch.setattr(module, "let_the_loop_in", lambda: None)
+    monkeypatch.setattr(module, "collect_less", lambda: None)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from pyramid.httpexceptions import HTTPBadRequest
+from pyramid.registry import Registry
 from pyramid.response import Response
 
 from aiopyramid.websocket.upgrade import KEY
@@ -32,7 +33,7 @@ def call(own, request_module):
     """Call an isolated application, and return what answers."""
 
     def call(policy, **environ):
-        router = SimpleNamespace(execution_policy=policy)
+        router = SimpleNamespace(execution_policy=policy, registry=Registry())
         request_module.isolate(SimpleNamespace(app=router))
         environ = {"PATH_INFO": "/", "wsgi.input": io.BytesIO(), **environ}
         return router.execution_policy(environ, router)

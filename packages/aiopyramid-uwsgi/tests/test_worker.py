@@ -55,6 +55,7 @@ class Signals:
 def module(load, monkeypatch):
     module = load("worker")
     monkeypatch.setattr(module, "let_the_loop_in", lambda: None)
+    monkeypatch.setattr(module, "collect_less", lambda: None)
     monkeypatch.setattr(module, "refuse_on_loop", lambda: None)
     monkeypatch.setattr(module, "sessions", Sessions())
     return module

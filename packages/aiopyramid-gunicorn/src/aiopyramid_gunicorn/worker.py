@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import mmap
 import os
@@ -23,6 +22,7 @@ from websockets.frames import CloseCode
 
 from aiopyramid import fitness
 from aiopyramid.bridge import cancel_as, spawn_greenlet
+from aiopyramid.garbage import collect_less
 from aiopyramid.request_threads import RequestThreads, request_interruption, stacks
 from aiopyramid.threads import home_here, let_the_loop_in
 from aiopyramid.transactions import refuse_on_loop
@@ -277,9 +277,7 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         refuse_on_loop()
         let_the_loop_in()
         self._prepare(threads)
-        # What is loaded now stays: the garbage collector need not look at it again and again.
-        gc.collect()
-        gc.freeze()
+        collect_less()
         self._set_accepting(True)
         await self._beat()
         await self._shutdown()

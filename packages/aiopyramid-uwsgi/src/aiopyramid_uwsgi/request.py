@@ -35,7 +35,7 @@ def isolate(event: Any) -> None:
             raise RuntimeError(f"the application raised {exc!r} in a request") from exc
 
     router.execution_policy = isolated
-    event.app.registry.registerUtility(isolated, IExecutionPolicy)  # for another router of it
+    router.registry.registerUtility(isolated, IExecutionPolicy)  # for another router of it
     if uwsgi.worker_id():
         # The application may have imported what is to be refused after the loop began.
         worker.install().loop().call_soon_threadsafe(refuse_on_loop)

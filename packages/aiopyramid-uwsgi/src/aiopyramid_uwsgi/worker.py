@@ -30,6 +30,7 @@ import uwsgi
 from websockets.frames import CloseCode
 
 from aiopyramid import fitness, threads
+from aiopyramid.garbage import collect_less
 from aiopyramid.request_threads import run_as_request
 from aiopyramid.threads import Home, let_the_loop_in
 from aiopyramid.transactions import refuse_on_loop
@@ -81,6 +82,7 @@ class Worker:
         self.pid = os.getpid()
         self.running = self._make_home()
         let_the_loop_in()
+        collect_less()
         loop = self.running.loop
         self.signals = HeldSignals(CODES, loop, self._signalled)
         uwsgi.log(
