@@ -881,8 +881,7 @@ class Connection:
             try:
                 data = self.socket.recv(65536)
                 self.end = "" if data else CLOSED
-            except OSError as exc:
-                assert isinstance(exc, ConnectionResetError), exc
+            except ConnectionResetError:
                 data, self.end = b"", RESET
             self.received += data
 

@@ -170,7 +170,13 @@ async def connect(new_worker):
     transports = []
 
     def connect(
-        wsgi=None, worker=None, kind=LoopGunicornWorker, peer=PEER, http1=True, sock=None, **settings
+        wsgi=None,
+        worker=None,
+        kind=LoopGunicornWorker,
+        peer=PEER,
+        http1=True,
+        sock=None,
+        **settings,
     ):
         if worker is None:
             worker = new_worker(kind, wsgi=wsgi, **settings)

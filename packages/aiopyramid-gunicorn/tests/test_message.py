@@ -596,6 +596,7 @@ def test_errors_go_where_the_log_goes_after_it_was_reopened(monkeypatch, tmp_pat
         (tmp_path / "log").rename(tmp_path / "old")
         handler.close()
         handler.stream = handler._open()
+        environs.reopen()
         environs.of_request(request, common)["wsgi.errors"].write("new")
         assert (tmp_path / "log").read_text() == "new"
     finally:

@@ -115,5 +115,3 @@ async def test_without_an_access_log_nothing_is_kept_for_it(connect):
     await transport.until(b"hello")
     assert not transport.protocol._scopes
     assert worker.log.environs == []
-
-

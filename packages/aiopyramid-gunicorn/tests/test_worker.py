@@ -253,6 +253,7 @@ async def test_a_worker_serves_until_it_is_told_to_stop(worker_here):
     assert worker.threads.closed
     assert worker.home.given_up.done()
     worker.callbacks.shutdown()
+    listener.close()
 
 
 async def test_without_its_certificate_a_worker_ends_the_arbiter(worker_here):

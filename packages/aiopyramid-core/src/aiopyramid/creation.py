@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pyramid.interfaces import IApplicationCreated
+from pyramid.registry import Registry
 
 if TYPE_CHECKING:
     from pyramid.config import Configurator
@@ -26,9 +27,10 @@ def when_created(config: Configurator, func: Callable[[Any], None]) -> None:
 
     def handler(event: Any) -> None:
         registry.unregisterHandler(handler, [IApplicationCreated])
-        registry.has_listeners = any(registry.registeredHandlers()) or any(
-            registry.registeredSubscriptionAdapters()
-        )
+        if isinstance(registry, Registry):  # another kind does not say so if one is added later
+            registry.has_listeners = any(registry.registeredHandlers()) or any(
+                registry.registeredSubscriptionAdapters()
+            )
         func(event)
 
     registry.registerHandler(handler, [IApplicationCreated])

@@ -361,15 +361,24 @@ class RequestThreads:
 
     # For threads.
 
-    def _next(self) -> None:
-        """Let threads go on or begin, as many as are of use."""
+    def _next(self, stuck: bool = False) -> None:
+        """
+        Let threads go on or begin, as many as are of use.
+
+        Args:
+            stuck: None has begun for some time: let one more.
+        """
         while self.ready or (self.queue and self.running < self.places):
-            if self.running >= EAGER and self._is_busy() and self._begun != self._begun_before:
+            if self.running >= EAGER and self._is_busy():
                 # More threads would only want the interpreter from each other.
-                if self._begun_before is None:
-                    self._begun_before = self._begun
-                    self.loop.call_later(STUCK, self._look_whether_stuck, context=self.home.context)
-                return
+                if not stuck:
+                    if self._begun_before is None:
+                        self._begun_before = self._begun
+                        self.loop.call_later(
+                            STUCK, self._look_whether_stuck, context=self.home.context
+                        )
+                    return
+                stuck = False
             try:
                 if self.ready:
                     inbox, call = self.ready.popleft(), None
@@ -397,9 +406,9 @@ class RequestThreads:
 
     def _look_whether_stuck(self) -> None:
         # If no thread has begun another call since, they compute for long, or wait.
-        self._next()
+        stuck = self._begun == self._begun_before
         self._begun_before = None
-        self._next()
+        self._next(stuck)
 
     def _start_thread(self) -> bool:
         inbox: Inbox = queue.SimpleQueue()
@@ -450,9 +459,9 @@ class RequestThreads:
         while call is not None:
             call.run()
             # Where requests wait for their turn, the next one without a word to the loop.
-            call = self._take()
+            leave = not self.pass_on()
+            call = self._take() if leave else None
             if call is None:
-                leave = not self.pass_on()
                 try:
                     self.home.call(functools.partial(self._become_idle, inbox, leave=leave))
                 except threads.LoopClosed:

@@ -111,6 +111,7 @@ Body: Any = _body.Body
 LengthReader: Any = _body.LengthReader
 NoMoreData = _errors.NoMoreData
 LimitRequestHeaders = _errors.LimitRequestHeaders
+LimitRequestLine = _errors.LimitRequestLine
 InvalidRequestLine = _errors.InvalidRequestLine
 TARGET_INVALID = _message.RFC9112_TARGET_INVALID
 base_environ = _wsgi.base_environ

@@ -231,7 +231,8 @@ class Exchange:
             # Too late for a 500, and the client must not take this for the end.
             log.exception("Error handling request %s %s", request.method, request.uri)
             self.broken = True
-        elif isinstance(exc, ClientDisconnected | compat.NoMoreData):  # it has not sent its whole request
+        elif isinstance(exc, ClientDisconnected | compat.NoMoreData):
+            # It has not sent its whole request.
             log.debug("The client of %s: %s", request.uri, exc)
             compat.write_error(self.output, 500, "Internal Server Error", "")
             self._log_failure()

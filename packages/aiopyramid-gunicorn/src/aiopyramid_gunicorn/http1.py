@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -346,6 +347,8 @@ class HTTP1Connection(asyncio.Protocol):
         Raises:
             ClientDisconnected: If it leaves, or does not do it in time.
         """
+        if self.closed:
+            raise ClientDisconnected("the client has left")
         self._drained.append(future)
         timeout = self.worker.heads.seconds or None
         try:
@@ -359,9 +362,9 @@ class HTTP1Connection(asyncio.Protocol):
         if self.closed:
             raise ClientDisconnected("the client has left")
 
-    async def drain_all(self) -> None:
+    async def duplicate_drained(self) -> int:
         """
-        Wait until the system has all that was written.
+        Duplicate the socket's file descriptor, once the system has all that was written.
 
         Raises:
             ClientDisconnected: If the client has left.
@@ -371,6 +374,7 @@ class HTTP1Connection(asyncio.Protocol):
             await self.drain()
         finally:
             self.transport.set_write_buffer_limits()
+        return os.dup(self.sock.fileno())
 
     # The end.
 

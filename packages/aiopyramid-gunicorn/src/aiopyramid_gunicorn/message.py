@@ -77,7 +77,11 @@ class Heads:
     def __init__(self, cfg: Any) -> None:
         self.cfg = cfg
         # All that gunicorn's constructor sets which does not depend on the request.
-        request = compat.Request(cfg, Unreader(b"GET / HTTP/1.1\r\n\r\n"), ("", 0))
+        try:
+            request = compat.Request(cfg, Unreader(b"GET / HTTP/1.1\r\n\r\n"), ("", 0))
+        except compat.LimitRequestLine:  # then none is read, fast or not
+            self.fast, self.max_head = False, MAX_PIECE
+            return
         self.template: dict[str, Any] = vars(request)
         self.fast = bool(self.template["_use_fast"])
         self.max_head = request.max_buffer_headers + request._fast_limit_request_line
@@ -125,6 +129,8 @@ class Heads:
         try:
             request = compat.Request(self.cfg, Unreader(data), peer, number)
         except compat.NoMoreData:
+            if len(data) > self.max_head:
+                raise compat.LimitRequestHeaders("max buffer headers") from None
             return None
         return request, b"" if has_body(request) else request.unreader.take_buffered()
 
@@ -222,12 +228,17 @@ class Environs:
 
     def __init__(self, cfg: Any) -> None:
         self.cfg = cfg
+        self.reopen()
         self.base = compat.base_environ(cfg)
         self.base["wsgi.multithread"] = True
         self.keys: dict[str, str] = {
             "CONTENT-TYPE": "CONTENT_TYPE",
             "CONTENT-LENGTH": "CONTENT_LENGTH",
         }
+
+    def reopen(self) -> None:
+        """Look where errors go now, because the log files were reopened."""
+        self.errors = compat.base_environ(self.cfg)["wsgi.errors"]
 
     def of_connection(self, peer: Any, server: Any, sock: Any) -> WSGIEnvironment | None:
         """
@@ -266,6 +277,7 @@ class Environs:
             The environ, without ``wsgi.early_hints``; ``None`` if gunicorn has to make it.
         """
         environ = common.copy()
+        environ["wsgi.errors"] = self.errors
         environ["wsgi.input"] = request.body
         environ["wsgi.url_scheme"] = request.scheme
         environ["REQUEST_METHOD"] = request.method

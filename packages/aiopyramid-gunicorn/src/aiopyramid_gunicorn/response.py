@@ -93,11 +93,6 @@ class Output:
             self.ahead = 0
             await_(connection.drain())
 
-    def flush_all(self) -> None:
-        """Send what waits here, and wait until the system has it."""
-        self.flush()
-        await_(self.connection.drain_all())
-
     def sendfile(self, file: Any, offset: int, count: int) -> None:
         """
         Send a file, without copying it through this process.
@@ -107,9 +102,9 @@ class Output:
             offset: Where in it to begin, in bytes.
             count: How much of it to send, in bytes.
         """
-        self.flush_all()
+        self.flush()
         # Of its own: the connection's may be closed at any time.
-        sock = os.dup(self.connection.sock.fileno())
+        sock = await_(self.connection.duplicate_drained())
         try:
             while count > 0:
                 try:

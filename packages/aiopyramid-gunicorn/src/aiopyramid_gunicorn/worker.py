@@ -112,6 +112,7 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         self.connections: set[HTTP1Connection | HTTPProtocol] = set()
         self.requests: set[Exchange | asyncio.Task[Any]] = set()
         self.drained = asyncio.Event()  # set when no more requests can come
+        self.environs = Environs(self.cfg)
         self._accepting = False
         self._connecting: set[asyncio.Task[None]] = set()
         self.idle = asyncio.Event()  # set while no request runs
@@ -255,6 +256,11 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         self.quick.set()
         self.wake.set()
 
+    def handle_usr1_signal(self) -> None:
+        """Reopen the log files (SIGUSR1)."""
+        super().handle_usr1_signal()
+        self.environs.reopen()
+
     def handle_abort_signal(self) -> None:
         """Stop because the heartbeat stopped (SIGABRT)."""
         self._quick_shutdown = True
@@ -296,7 +302,7 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
             raise SystemExit(Arbiter.WORKER_BOOT_ERROR)
         cfg, log = self.cfg, self.log
         self.heads_reader = Heads(cfg)
-        self.environs = Environs(cfg)
+        self.environs.reopen()
         self.may_upgrade_to_h2c = cfg.http2_cleartext in ("upgrade", "both")
         self.pre_request = compat.pre_request_hook(cfg, log)
         self.post_request = compat.post_request_hook(cfg)
