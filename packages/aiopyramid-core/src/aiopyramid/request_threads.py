@@ -455,13 +455,15 @@ class RequestThreads:
 
     def _work(self, inbox: Inbox) -> None:
         """Run calls; this is what the threads do."""
-        call = inbox.get()
+        call, took = inbox.get(), False
         while call is not None:
             call.run()
-            # Where requests wait for their turn, the next one without a word to the loop.
-            leave = not self.pass_on()
-            call = self._take() if leave else None
+            # Where requests wait for their turn, the next one without a word to the loop; but
+            # new ones do not keep those that have waited from going on.
+            call = None if took and self.ready else self._take()
+            took = call is not None
             if call is None:
+                leave = not self.pass_on()
                 try:
                     self.home.call(functools.partial(self._become_idle, inbox, leave=leave))
                 except threads.LoopClosed:
@@ -469,13 +471,30 @@ class RequestThreads:
                 call = inbox.get()
 
     def pass_on(self) -> bool:
-        """Let a request that has waited go on in this thread's place; True if there was one."""
+        """
+        Let another request have this thread's place, without a word to the loop.
+
+        Returns:
+            False if there is none whose turn it is.
+        """
+        call = None
         try:
             inbox = self.ready.popleft()
         except IndexError:
-            return False
+            if self.running > self.places or not self.queue or not self.idle:
+                return False
+            try:
+                idle = self.idle.pop()
+            except IndexError:
+                return False
+            inbox = idle[1]
+            try:
+                call = self.queue.popleft()
+            except IndexError:  # another thread was faster
+                self.idle.append(idle)
+                return False
         self._begun += 1
-        inbox.put(None)
+        inbox.put(call)
         return True
 
     def _take(self) -> PlacedCall[Any] | None:
