@@ -471,17 +471,23 @@ async def test_a_session_is_opened_behind_a_101(connect, opened, kind):
 
 
 @BOTH
-async def test_a_session_is_forgotten_behind_anything_else(connect, opened, monkeypatch, kind):
+@pytest.mark.parametrize("raises", [True, False])
+async def test_a_session_is_forgotten_behind_anything_else(
+    connect, opened, monkeypatch, kind, raises
+):
     forgotten = []
     monkeypatch.setattr(Upgrade, "forget", lambda self: forgotten.append(self.session))
 
     def app(environ, start_response):
         environ[KEY].session = "the session"
+        if raises:
+            raise ValueError
         return hello(environ, start_response)
 
     transport = connect(app, kind=kind)
     transport.protocol.data_received(UPGRADE)
-    await answers(transport, 1)
+    await transport.protocol.worker.idle.wait()
+    assert b"HTTP/1.1 500" in transport.written if raises else b"hello" in transport.written
     assert opened == []
     assert "the session" in forgotten
 

@@ -167,9 +167,16 @@ class Exchange:
         self.response, self.environ = response, environ
         return response  # type: ignore[no-any-return]
 
+    def switches(self) -> bool:
+        """Return True if the response switches protocols (101)."""
+        response = self.response
+        return (
+            response is not None and response.status_code == SWITCHING_PROTOCOLS and not self.broken
+        )
+
     def _flush(self) -> None:
         # The end of a handshake's response is sent when the connection is handed over.
-        if self.response is not None and self.response.status_code != SWITCHING_PROTOCOLS:
+        if not self.switches():
             self.output.flush()
 
     def _finish(self, response: Response) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aiopyramid.exceptions import ClientDisconnected
 
 from . import compat
-from .exchange import SWITCHING_PROTOCOLS, Exchange
+from .exchange import Exchange
 from .message import TLSSocket
 from .protocol import HTTPProtocol
 from .response import Output
@@ -250,16 +250,14 @@ class HTTP1Connection(asyncio.Protocol):
         if pieces:
             self.write(pieces)
         if upgrade is not None:
-            session, upgrade.session = upgrade.session, None
-            response = exchange.response
-            if session is not None and response is not None:
-                if response.status_code == SWITCHING_PROTOCOLS and not exchange.broken:
-                    # The view keeps the request, which need not keep all of this.
-                    exchange.environ.pop("wsgi.early_hints", None)
-                    become_websocket(self, session)
-                    return
-                upgrade.session = session
-                upgrade.forget()
+            session = upgrade.session
+            if session is not None and exchange.switches():
+                upgrade.session = None
+                # The view keeps the request, which need not keep all of this.
+                exchange.environ.pop("wsgi.early_hints", None)
+                become_websocket(self, session)
+                return
+            upgrade.forget()
         if exchange.broken:
             self._break_off(exchange)
         elif not exchange.keep or (self.half_closed and not self.buffer):

@@ -144,6 +144,7 @@ class Response(compat.Response):  # type: ignore[misc]
     #: Whether the connection is closed behind this response; known when its headers are sent.
     closes = True
     headers_sent: bool
+    status_code: int | None = None  # until start_response
 
     def process_headers(self, headers: list[tuple[str, str]]) -> None:
         """Take the application's headers; what is beyond doubt faster than gunicorn does."""
