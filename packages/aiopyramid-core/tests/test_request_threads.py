@@ -1043,7 +1043,7 @@ async def test_a_request_that_has_waited_goes_on_above_the_places_if_need_be(bus
     assert pool.running == EAGER + 1
 
 
-@pytest.mark.parametrize("how", ["it is stuck", "one waits", "one ends"])
+@pytest.mark.parametrize("how", ["it is stuck", "one waits"])
 async def test_requests_that_have_waited_go_on_before_new_ones_begin(busy_pool, how):
     pool = busy_pool()
     (waiter,) = pool.hold(1, waits=True)
@@ -1091,6 +1091,23 @@ async def test_a_place_is_passed_on_to_the_one_that_waits_longest(pools):
     assert list(pool.ready) == [second]
     assert pool._begun == before + 1, "or it would look stuck"
     assert pool.running == 0, "which the place is already counted in"
+
+
+async def test_a_place_is_passed_on_to_a_new_call_if_none_has_waited(pools):
+    pool = pools(2)
+    inbox = queue.SimpleQueue()
+    pool.queue.append("call")
+    assert not pool.pass_on(), "no thread is idle"
+    pool.idle.append((0.0, inbox))
+    pool.running = 3
+    assert not pool.pass_on(), "too many run already"
+    pool.running = 2
+    assert pool.pass_on()
+    assert inbox.get_nowait() == "call"
+    assert not pool.queue
+    assert not pool.idle
+    assert not pool.pass_on()
+    pool.running = 0
 
 
 async def test_those_that_may_go_on_are_counted_and_woken_in_order(pools):

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 
 import pytest
 
 from aiopyramid.bridge import await_
+from aiopyramid.exceptions import ClientDisconnected
 from aiopyramid.websocket.upgrade import KEY, Upgrade
 from aiopyramid_gunicorn import http1
 from aiopyramid_gunicorn.protocol import HTTPProtocol
@@ -509,3 +512,103 @@ async def test_a_released_transport_comes_with_its_state(connect):
     assert not transport.closing
     app.go_on.set()
     await protocol.worker.idle.wait()
+
+
+# What an exchange waits for.
+
+
+async def test_more_is_what_the_client_sends(connect):
+    app = Waits()
+    transport = connect(app)
+    protocol = transport.protocol
+    protocol.data_received(GET)
+    await app.began.wait()
+    more = asyncio.create_task(protocol.more(0))
+    await rounds()
+    protocol.data_received(bytes(http1.READ_AHEAD))
+    assert not transport.reading
+    assert await more == bytes(http1.READ_AHEAD)
+    assert transport.reading
+    with pytest.raises(ClientDisconnected, match=r"the client sent nothing for 0\.01 s"):
+        await protocol.more(0.01)
+    more = asyncio.create_task(protocol.more(0))
+    await rounds()
+    protocol.eof_received()
+    with pytest.raises(ClientDisconnected, match="did not send the whole"):
+        await more
+    app.go_on.set()
+    await protocol.worker.idle.wait()
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_draining_waits_until_the_client_reads_or_leaves(connect, leaves):
+    transport = connect(hello)
+    protocol = transport.protocol
+    await protocol.drain()
+    protocol.pause_writing()
+    drained = asyncio.create_task(protocol.drain())
+    await rounds()
+    assert not drained.done()
+    if leaves:
+        protocol.connection_lost(None)
+        with pytest.raises(ClientDisconnected):
+            await drained
+    else:
+        protocol.resume_writing()
+        await drained
+
+
+async def test_a_duplicate_is_made_of_a_socket_that_has_all(connect):
+    sock = socket.socket()
+    transport = connect(hello, sock=sock)
+    protocol = transport.protocol
+    protocol.pause_writing()
+    duplicate = asyncio.create_task(protocol.duplicate_drained())
+    await rounds()
+    assert not duplicate.done()
+    protocol.resume_writing()
+    fd = await duplicate
+    assert fd != sock.fileno()
+    assert os.fstat(fd).st_ino == os.fstat(sock.fileno()).st_ino
+    os.close(fd)
+    sock.close()
+
+
+@pytest.mark.parametrize("how", ["done", "too late", "left", "has left"])
+async def test_something_that_the_client_does_is_waited_for(connect, how):
+    transport = connect(hello)
+    protocol = transport.protocol
+    protocol.worker.heads.seconds = 0.01 if how == "too late" else 0
+    future = asyncio.get_running_loop().create_future()
+    if how == "has left":
+        protocol.connection_lost(None)
+    waits = asyncio.create_task(protocol.until_closed(future))
+    await rounds()
+    if how == "done":
+        future.set_result(None)
+        await waits
+        return
+    if how == "left":
+        protocol.connection_lost(None)
+    with pytest.raises(ClientDisconnected, match="read nothing for" if how == "too late" else ""):
+        await waits
+
+
+@BOTH
+@pytest.mark.parametrize("length", [True, False])
+async def test_a_response_that_is_not_whole_does_not_look_like_it(connect, kind, length):
+    def body():
+        yield b"half"
+        raise ValueError
+
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Length", "8")] if length else [])
+        return body()
+
+    with socket.socket() as sock:
+        transport = connect(app, kind=kind, sock=sock)
+        transport.protocol.data_received(GET.replace(b"1.1", b"1.0"))
+        await transport.protocol.worker.idle.wait()
+        assert transport.aborted is not length
+        linger = sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)
+        assert (linger[:4] == b"\1\0\0\0") is not length
