@@ -590,7 +590,8 @@ async def test_something_that_the_client_does_is_waited_for(connect, how):
         return
     if how == "left":
         protocol.connection_lost(None)
-    with pytest.raises(ClientDisconnected, match="read nothing for" if how == "too late" else "has left"):
+    message = "the client read nothing for" if how == "too late" else "the client has left"
+    with pytest.raises(ClientDisconnected, match=message):
         await waits
 
 
