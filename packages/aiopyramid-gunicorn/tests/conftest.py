@@ -182,7 +182,7 @@ async def connect(new_worker):
             worker = new_worker(kind, wsgi=wsgi, **settings)
             worker.loop, worker.home = Clock(), home_here()
             worker._start(4)
-            worker._prepare(4)
+            worker._prepare()
         worker.nr_conns += http1  # gunicorn's own counts itself
         protocol = HTTP1Connection(worker, sock, peer, SERVER) if http1 else HTTPProtocol(worker)
         transports.append(Transport(protocol))

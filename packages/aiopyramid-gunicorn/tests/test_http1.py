@@ -149,7 +149,7 @@ async def test_each_request_counts_and_the_last_one_ends_the_worker(connect):
     assert transport.eof
 
 
-@pytest.mark.parametrize("settings", [{"keepalive": 0}, {"worker_connections": 4}])
+@pytest.mark.parametrize("settings", [{"keepalive": 0}, {"worker_connections": 1}])
 async def test_a_connection_may_not_be_kept(connect, settings):
     transport = connect(hello, **settings)
     transport.protocol.data_received(GET)

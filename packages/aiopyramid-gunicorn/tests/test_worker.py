@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import threading
 from types import SimpleNamespace
 
@@ -256,10 +257,133 @@ async def test_a_worker_serves_until_it_is_told_to_stop(worker_here):
     listener.close()
 
 
+class Listener:
+    """A listener's socket, from which connections come as a test says."""
+
+    def __init__(self, *outcomes):
+        self.outcomes = list(outcomes)
+        self.sock = self
+
+    def fileno(self):
+        return -1
+
+    def getsockname(self):
+        return ("127.0.0.1", 80)
+
+    def accept(self):
+        outcome = self.outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome, ("192.0.2.1", 1234)
+
+
+@pytest.fixture
+async def accepting(worker_here, monkeypatch):
+    """Make a worker whose listener has some outcomes, and which remembers when it listens."""
+
+    def accepting(*outcomes, **settings):
+        worker = worker_here(**settings)
+        worker._prepare()
+        listener = Listener(*outcomes)
+        worker.sockets = [listener]
+        worker.listens = []
+        worker.later = []
+        loop = SimpleNamespace(
+            add_reader=lambda *args: worker.listens.append(True),
+            remove_reader=lambda *args: worker.listens.append(False),
+            call_later=lambda delay, function: worker.later.append((delay, function)),
+            create_task=asyncio.get_running_loop().create_task,
+            connect_accepted_socket=asyncio.get_running_loop().connect_accepted_socket,
+        )
+        monkeypatch.setattr(worker, "loop", loop)
+        worker._set_accepting(True)
+        return worker, listener
+
+    return accepting
+
+
+@pytest.mark.parametrize("error", [BlockingIOError(), InterruptedError(), ConnectionAbortedError()])
+async def test_a_connection_that_another_worker_has_is_no_error(accepting, error):
+    worker, listener = accepting(error)
+    worker._accept(listener)
+    assert worker.listens == [True]
+    assert (worker.nr_conns, worker.log.lines) == (0, [])
+
+
+async def test_a_system_that_gives_no_connection_is_asked_again_later(accepting):
+    worker, listener = accepting(OSError(24, "Too many open files"))
+    worker._accept(listener)
+    assert worker.listens == [True, False]
+    assert worker.log.lines == [
+        ("error", "Cannot accept a connection: [Errno 24] Too many open files")
+    ]
+    ((delay, again),) = worker.later
+    assert delay == module.ACCEPT_AGAIN
+    again()
+    assert worker.listens == [True, False, True]
+
+
+async def test_no_more_connections_are_accepted_than_there_may_be(accepting):
+    ours, theirs = socket.socketpair()
+    worker, listener = accepting(ours, worker_connections=1)
+    worker._accept(listener)
+    assert worker.listens == [True, False]
+    while not worker.connections:
+        await asyncio.sleep(0)
+    assert worker.nr_conns == 1
+    theirs.close()
+    while worker.connections:
+        await asyncio.sleep(0)
+    assert worker.nr_conns == 0
+    assert worker.listens == [True, False, True]
+
+
+async def test_a_worker_that_ends_accepts_nothing_more(accepting):
+    worker, _ = accepting()
+    worker._set_accepting(False)
+    worker.alive = False
+    worker.accept_again()
+    assert worker.listens == [True, False]
+
+
+@pytest.mark.parametrize("how", ["fails", "is cancelled"])
+async def test_a_tls_handshake_that_comes_to_nothing_is_forgotten(accepting, how):
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    worker, listener = accepting(ours)
+    worker.ssl = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    worker._accept(listener)
+    assert worker.nr_conns == 1
+    (task,) = worker._connecting
+    await asyncio.sleep(0)
+    if how == "fails":
+        theirs.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    else:
+        task.cancel()
+    await asyncio.wait([task])
+    assert (worker.nr_conns, worker._connecting) == (0, set())
+    theirs.close()
+    ours.close()
+
+
+async def test_settings_that_cannot_be_stop_the_start(new_worker):
+    worker = new_worker(http_parser="fast", permit_obsolete_folding=True)
+    with pytest.raises(RuntimeError, match="http_parser='fast' is incompatible"):
+        worker.check_config(worker.cfg, worker.log)
+
+
+async def test_reopened_logs_get_the_errors_of_applications(worker_here):
+    worker = worker_here()
+    before = worker.environs.errors
+    worker.log.reopen_files = lambda: None
+    worker.handle_usr1_signal()
+    assert worker.environs.errors is not before
+
+
 async def test_without_its_certificate_a_worker_ends_the_arbiter(worker_here):
     worker = worker_here(certfile="/dev/null")
     with pytest.raises(SystemExit) as caught:
-        worker._prepare(4)
+        worker._prepare()
     assert caught.value.code == Arbiter.WORKER_BOOT_ERROR
 
 

@@ -165,19 +165,15 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
 
     async def _connect(self, sock: socket.socket, peer: Any, server: Any) -> None:
         connection = HTTP1Connection(self, sock, peer, server)
-        protocol = HTTPProtocol(self) if self.cfg.protocol == "uwsgi" else None
+        protocol = HTTPProtocol(self) if self.cfg.protocol == "uwsgi" else connection
         try:
-            await self.loop.connect_accepted_socket(
-                lambda: protocol or connection, sock, ssl=self.ssl
-            )
+            await self.loop.connect_accepted_socket(lambda: protocol, sock, ssl=self.ssl)
         except OSError as exc:  # SSLError among them
             self.log.debug("No connection with %s: %s", peer, exc)
             sock.close()
-            if not connection.made:
+        finally:
+            if not connection.made:  # or gunicorn counts it itself
                 self.connection_ended()
-        else:
-            if protocol is not None:
-                self.connection_ended()  # gunicorn counts it itself
 
     def connection_ended(self) -> None:
         """Count a connection less; there may be room for another."""
@@ -282,7 +278,7 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         self.home.callbacks = self.callbacks = ThreadPoolExecutor(threads, CALLBACKS)
         refuse_on_loop()
         let_the_loop_in()
-        self._prepare(threads)
+        self._prepare()
         collect_less()
         self._set_accepting(True)
         await self._beat()
@@ -294,7 +290,7 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
     def _stop(self) -> None:
         """End what `_start` began."""
 
-    def _prepare(self, threads: int) -> None:
+    def _prepare(self) -> None:
         """Read the settings that connections and requests need."""
         self.ssl = self._get_ssl_context()
         if self.cfg.is_ssl and self.ssl is None:
@@ -309,7 +305,7 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         logs = type(log).access is not Logger.access or log.access_log_enabled
         self.access = log.access if logs else None
         self.disconnect_grace = cfg.asgi_disconnect_grace_period
-        self.max_kept = self.worker_connections - threads
+        self.max_kept = self.worker_connections - cfg.threads
         connection = HTTP1Connection
         self.heads = Deadlines(self.loop, cfg.timeout, connection.overdue)
         self.kept = Deadlines(self.loop, cfg.keepalive, connection.close_if_idle)
@@ -361,6 +357,8 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         # A client may be sending a request, the first one or another.
         await asyncio.sleep(LAST_REQUESTS)
         while True:
+            for task in self._connecting:
+                task.cancel()
             for connection in tuple(self.connections):
                 connection.close_if_idle()
             await asyncio.sleep(0.1)
