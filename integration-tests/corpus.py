@@ -800,6 +800,8 @@ SOCK_DIAG = 4  # NETLINK_SOCK_DIAG
 SOCK_DIAG_BY_FAMILY = 20
 NLM_F_REQUEST = 1
 NLMSG_ERROR = 2
+INET_DIAG_INFO = 2
+BYTES_RECEIVED = 128  # the place of tcpi_bytes_received in tcp_info
 
 # How a connection ends.
 CLOSED = "closed"
@@ -810,9 +812,9 @@ class Connection:
     """
     A connection whose pieces reach the server one by one.
 
-    The system tells (sock_diag(7)) how much the server has not read yet. What TIOCOUTQ tells is
-    not enough: it counts what was not acknowledged, which the server's system may do late, and
-    does for what the server has not read.
+    The system tells (sock_diag(7)) how much the server has read. What TIOCOUTQ tells is not
+    enough: it counts what was not acknowledged, which the server's system may do late, and does
+    for what the server has not read.
     """
 
     def __init__(self, server: Server) -> None:
@@ -824,7 +826,7 @@ class Connection:
         self.question = struct.pack(
             "=IHHIIBBBxIHH4s12x4s12xIII",
             72, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, 0, 0,
-            socket.AF_INET, socket.IPPROTO_TCP, 0, 0xFFFFFFFF,
+            socket.AF_INET, socket.IPPROTO_TCP, 1 << (INET_DIAG_INFO - 1), 0xFFFFFFFF,
             socket.htons(self.socket.getpeername()[1]), socket.htons(self.socket.getsockname()[1]),
             socket.inet_aton("127.0.0.1"), socket.inet_aton("127.0.0.1"),
             0, 0xFFFFFFFF, 0xFFFFFFFF,
@@ -832,7 +834,11 @@ class Connection:
         self.deadline = time.monotonic() + PATIENCE / 3
         self.received = b""
         self.known = 0  # bytes that were received before the last piece was sent
+        self.sent = 0
         self.end = ""
+        while self.taken() is None:  # the server's system may be later than connect()
+            os.sched_yield()
+            self.check_time()
 
     def __enter__(self) -> Connection:
         return self
@@ -841,14 +847,26 @@ class Connection:
         self.socket.close()
         self.diag.close()
 
-    def unread(self) -> bool:
-        """Return True if the server has not read all that was sent."""
+    def taken(self) -> int | None:
+        """Return how many bytes the server has read; None if its end is gone, or not there yet."""
         self.diag.send(self.question)
         answer = self.diag.recv(8192)
         if struct.unpack_from("=H", answer, 4) == (NLMSG_ERROR,):
-            return False  # its end is gone
-        (size,) = struct.unpack_from("=I", answer, 72)
-        return bool(size)
+            return None
+        (waiting,) = struct.unpack_from("=I", answer, 72)
+        place = 88
+        while place < len(answer):
+            size, kind = struct.unpack_from("=HH", answer, place)
+            if kind == INET_DIAG_INFO:
+                (received,) = struct.unpack_from("=Q", answer, place + 4 + BYTES_RECEIVED)
+                return int(received - waiting)
+            place += (size + 3) & ~3
+        return None
+
+    def unread(self) -> bool:
+        """Return True if the server has not read all that was sent."""
+        taken = self.taken()
+        return taken is not None and taken < self.sent
 
     def check_time(self) -> None:
         if time.monotonic() > self.deadline:
@@ -860,6 +878,7 @@ class Connection:
         self.known = len(self.received)
         try:
             self.socket.sendall(data)
+            self.sent += len(data)
         except OSError as exc:
             self.read_all()
             if isinstance(exc, ConnectionResetError):
