@@ -17,8 +17,7 @@ def collect_less() -> None:
     default, a few requests are enough for another look at the youngest objects, most of which
     are still in use. A threshold that the application has chosen is left alone.
     """
-    gc.collect()
-    gc.freeze()
+    gc.freeze()  # without a look before, which would take as long as a part of the start
     threshold, *others = gc.get_threshold()
     if threshold in DEFAULTS:
         gc.set_threshold(LESS_OFTEN, *others)

@@ -82,9 +82,9 @@ class Worker:
         self.pid = os.getpid()
         self.running = self._make_home()
         let_the_loop_in()
-        collect_less()
         loop = self.running.loop
         self.signals = HeldSignals(CODES, loop, self._signalled)
+        collect_less()
         uwsgi.log(
             f"aiopyramid: worker {uwsgi.worker_id()} runs coroutines on "
             f"{type(loop).__module__.partition('.')[0]} "
