@@ -268,7 +268,7 @@ def test_new_connections_to_workers_that_end_are_served(launch, variant: str):
             assert set(pool.map(get, range(100))) == {b"HTTP/1.1 200"}
     # gunicorn loses signals for a worker that it has just forked.
     eventually(
-        lambda: server.log.count(server.workers_started) == 2 + server.log.count("Autorestarting"),
+        lambda: server.log.count("request threads") == 2 + server.log.count("Autorestarting"),
         "the workers have started",
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import logging
 import mmap
 import os
@@ -39,6 +40,10 @@ from .request import serve
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
+
+with contextlib.suppress(ImportError):
+    # Before the fork: a worker gets no signal until it has a loop.
+    importlib.import_module("uvloop")
 
 T = TypeVar("T")
 RunPlain = Callable[[Callable[[], T]], Awaitable[T]]
