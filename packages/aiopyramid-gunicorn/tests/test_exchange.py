@@ -166,6 +166,39 @@ async def test_100_continue_is_sent_when_the_body_is_asked_for(connect, kind):
     assert (await ended(transport)).startswith(CONTINUE + b"HTTP/1.1 200 OK\r\n")
 
 
+@BOTH
+async def test_an_error_behind_100_continue_is_answered_by_a_500(connect, kind):
+    def app(environ, start_response):
+        environ["wsgi.input"].read()
+        raise ValueError
+
+    transport = connect(app, kind=kind)
+    transport.protocol.data_received(EXPECT)
+    await transport.until(CONTINUE)
+    transport.protocol.data_received(b"hello")
+    assert (await ended(transport)).startswith(CONTINUE + b"HTTP/1.1 500 ")
+
+
+@BOTH
+async def test_early_hints_are_sent_at_once(connect, kind):
+    go_on = asyncio.Event()
+
+    def app(environ, start_response):
+        environ["wsgi.early_hints"]([("Link", "</style.css>")])
+        await_(go_on.wait())
+        start_response("200 OK", [("Content-Length", "1")])(b"x")
+        environ["wsgi.early_hints"]([("Link", "</late.css>")])
+        return []
+
+    transport = connect(app, kind=kind)
+    transport.protocol.data_received(GET)
+    await transport.until(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n")
+    go_on.set()
+    written = await ended(transport)
+    assert written.count(b"HTTP/1.1 ") == 2
+    assert b"late" not in written
+
+
 async def test_a_body_that_nobody_asks_for_may_come_all_the_same(connect):
     transport = connect(app_of([b"x"]))
     transport.protocol.data_received(EXPECT)

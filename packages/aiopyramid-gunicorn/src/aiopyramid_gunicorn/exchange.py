@@ -21,7 +21,7 @@ from aiopyramid.websocket.upgrade import KEY, Upgrade
 
 from . import compat
 from .message import NOTHING, has_body
-from .response import Output, Response
+from .response import Interim, Output, Response
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -161,7 +161,8 @@ class Exchange:
             environ["wsgi.multithread"] = True
         else:
             response = Response(request, self.output, worker.cfg)
-            environ["wsgi.early_hints"] = compat.make_early_hints(request, self.output, response)
+        interim = Interim(self.output)
+        environ["wsgi.early_hints"] = compat.make_early_hints(request, interim, response)
         if "HTTP_UPGRADE" in environ:
             self.upgrade = environ[KEY] = Upgrade()
         self.response, self.environ = response, environ
@@ -205,7 +206,7 @@ class Exchange:
         if self.expects_continue and not self.connection.buffer:
             self.expects_continue = False
             if self.response is not None and not self.response.headers_sent:
-                self.output.sendall(CONTINUE)
+                self.output.send_interim(CONTINUE)
         self.output.flush()
         try:
             return await_(self.connection.more(self.body_timeout))
@@ -222,6 +223,7 @@ class Exchange:
         log = connection.worker.log
         if connection.has_left():
             self.output.take()
+            self.broken = self.output.flushed
             if isinstance(exc, ClientDisconnected | asyncio.CancelledError):
                 log.debug("The client of %s left: %r", request.uri, exc)
             else:
@@ -240,6 +242,7 @@ class Exchange:
             self.broken = True
         elif isinstance(exc, ClientDisconnected | compat.NoMoreData):
             # It has not sent its whole request.
+            self.output.take()
             log.debug("The client of %s: %s", request.uri, exc)
             compat.write_error(self.output, 500, "Internal Server Error", "")
             self._log_failure()

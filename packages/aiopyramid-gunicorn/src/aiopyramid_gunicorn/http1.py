@@ -271,7 +271,8 @@ class HTTP1Connection(asyncio.Protocol):
     def _go_on(self) -> None:
         """Answer the next request, or wait for one once the client has the last answer."""
         self.next_request()
-        if not (self.exchange or self.waits or self.writing_paused or self.closed):
+        busy = self.exchange is not None or self.writing_paused or self.closed
+        if self.waits is None and not busy:
             self._wait(self.worker.kept)
 
     def may_be_kept(self) -> bool:

@@ -38,7 +38,7 @@ class Output:
     def __init__(self, connection: HTTP1Connection) -> None:
         self.connection = connection
         self.pieces: list[bytes] = []
-        self.flushed = False
+        self.flushed = False  # some of the response
         self.unsent: int | None = None  # of a file, in bytes
         self.ahead = 0  # written since the loop was last waited for
 
@@ -93,6 +93,12 @@ class Output:
             self.ahead = 0
             await_(connection.drain())
 
+    def send_interim(self, data: bytes) -> None:
+        """Send a response before the response (1xx) at once, which may still become any other."""
+        self.sendall(data)
+        self.flush()
+        self.flushed = False
+
     def sendfile(self, file: Any, offset: int, count: int) -> None:
         """
         Send a file, without copying it through this process.
@@ -131,6 +137,24 @@ class Output:
             await self.connection.until_closed(writable)
         finally:
             loop.remove_writer(sock)
+
+
+class Interim:
+    """
+    What gunicorn writes responses before the response to.
+
+    Args:
+        output: Where they go.
+    """
+
+    __slots__ = ("output",)
+
+    def __init__(self, output: Output) -> None:
+        self.output = output
+
+    def sendall(self, data: bytes) -> None:
+        """Send a whole one, at once."""
+        self.output.send_interim(data)
 
 
 def _set_result(future: asyncio.Future[None]) -> None:
