@@ -1221,3 +1221,21 @@ async def test_the_clocks_are_those_of_the_wall_and_of_this_process(pools):
     wall, cpu = pool._sample
     assert before[0] <= wall <= after[0]
     assert before[1] <= cpu <= after[1]
+
+
+async def test_a_call_is_not_lost_when_another_thread_takes_the_last_idle_one(pools):
+    class Taken(deque):
+        """Somebody else has what was in it."""
+
+        taken = False
+
+        def pop(self):
+            if not self.taken:
+                self.taken = True
+                self.clear()
+            return super().pop()
+
+    pool = pools(2)
+    pool.idle = Taken([(0.0, queue.SimpleQueue())])
+    async with asyncio.timeout(10):
+        assert await pool.call(lambda: "done").result() == "done"

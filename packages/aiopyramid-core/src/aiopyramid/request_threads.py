@@ -382,11 +382,10 @@ class RequestThreads:
             try:
                 if self.ready:
                     inbox, call = self.ready.popleft(), None
+                elif self.idle or self._start_thread():
+                    inbox, call = self._pair()
                 else:
-                    if not self.idle and not self._start_thread():
-                        return
-                    call = self.queue.popleft()
-                    _, inbox = self.idle.pop()
+                    return
             except IndexError:  # a thread was faster
                 continue
             self.running += 1
@@ -440,10 +439,11 @@ class RequestThreads:
         self._timer = None
         self._next()
         before = self.loop.time() - self.keep
-        while len(self.inboxes) > self.places and self.idle and self.idle[0][0] <= before:
-            _, inbox = self.idle.popleft()
-            self.inboxes.remove(inbox)
-            inbox.put(None)
+        with contextlib.suppress(IndexError):  # a thread was faster
+            while len(self.inboxes) > self.places and self.idle[0][0] <= before:
+                _, inbox = self.idle.popleft()
+                self.inboxes.remove(inbox)
+                inbox.put(None)
         if len(self.inboxes) > self.places:
             self._look_again(self.keep / 2)
 
@@ -477,25 +477,32 @@ class RequestThreads:
         Returns:
             False if there is none whose turn it is.
         """
-        call = None
         try:
-            inbox = self.ready.popleft()
+            inbox, call = self.ready.popleft(), None
         except IndexError:
-            if self.running > self.places or not self.queue or not self.idle:
+            if self.running > self.places or not self.queue:
                 return False
             try:
-                idle = self.idle.pop()
+                inbox, call = self._pair()
             except IndexError:
-                return False
-            inbox = idle[1]
-            try:
-                call = self.queue.popleft()
-            except IndexError:  # another thread was faster
-                self.idle.append(idle)
                 return False
         self._begun += 1
         inbox.put(call)
         return True
+
+    def _pair(self) -> tuple[Inbox, PlacedCall[Any]]:
+        """
+        Take an idle thread's inbox and the next call that queues, both or neither.
+
+        Raises:
+            IndexError: If there are not both; other threads take of them at the same time.
+        """
+        idle = self.idle.pop()
+        try:
+            return idle[1], self.queue.popleft()
+        except IndexError:
+            self.idle.append(idle)
+            raise
 
     def _take(self) -> PlacedCall[Any] | None:
         """Take the next call that queues, if this thread may."""

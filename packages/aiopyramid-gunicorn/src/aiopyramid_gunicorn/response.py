@@ -118,7 +118,7 @@ class Output:
                     sent = run(os.sendfile, sock, file.fileno(), offset, min(count, FILE_BLOCK))
                 except BlockingIOError:
                     await_(self._writable(sock))
-                except OSError as exc:
+                except (ConnectionError, TimeoutError) as exc:
                     raise ClientDisconnected("the client has left") from exc
                 else:
                     if not sent:
