@@ -27,9 +27,8 @@ from pyramid.view import view_config
 
 from aiopyramid.exceptions import ScopeError
 from aiopyramid.helpers import use_executor, use_request_thread
-from aiopyramid.websocket.config import AutoWebsocketMapper
 from aiopyramid.websocket.exceptions import WebsocketClosed
-from aiopyramid.websocket.view import WebsocketConnectionView
+from aiopyramid.websocket.view import WebsocketConnectionView, websocket_view_config
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -114,13 +113,7 @@ class Room:
 room = Room()
 
 
-@view_config(
-    route_name="home",
-    websocket=True,
-    mapper=AutoWebsocketMapper,
-    max_message_size=4096,
-    max_connections=MAX_TABS,
-)
+@websocket_view_config(route_name="home", max_message_size=4096, max_connections=MAX_TABS)
 class Chat(WebsocketConnectionView):
     """A tab: ``/?name=Ann``."""
 

@@ -30,12 +30,15 @@ napoleon_use_ivar = True
 # signatures are made of.
 nitpick_ignore_regex = [
     (r"py:.*", r"(asyncio|collections|concurrent|functools|greenlet|gunicorn|threading|types)\..*"),
-    (r"py:.*", r"(contextvars|pyramid|typing|websockets|webob|_typeshed|zope)\..*"),
+    (r"py:.*", r"(contextlib|contextvars|pyramid|typing|websockets)\..*"),
+    (r"py:.*", r"(webob|webtest|_typeshed|zope)\..*"),
     (r"py:.*", r"(bool|bytearray|bytes|float|int|list|memoryview|str|tuple|type|None|object)"),
     (r"py:.*", r"(\w+Error|Exception|BaseException)"),
     (r"py:.*", r"(Any|Awaitable|Callable|Coroutine|Executor|Extension|Iterable|Mapping|Option)"),
     (r"py:.*", r"(AsyncIterator|BytesLike|Configurator|Handshake|P\.\w+|P|Session|T|View|deque)"),
-    (r"py:.*", r"aiopyramid\.\w+\.T"),
+    (r"py:.*", r"aiopyramid\.\w+\.T|aiopyramid\.testing\.clients\.To\w+"),
+    (r"py:.*", r"(Check|Class|CoroutineType|Decorator|Function|In|Method|Out|Typed|Within)"),
+    (r"py:.*", r"aiopyramid\.websocket\.(scope|view)\.(Class|Decorator|Function|Method|P|T)"),
     (r"py:.*", r"(WSGIApplication|WebsocketProtocol|default_factory|Sequence)"),
 ]
 

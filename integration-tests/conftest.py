@@ -8,7 +8,8 @@ from typing import Any
 
 import postgres as postgresql
 import pytest
-from harness import VARIANTS, Server
+import redis_server
+from harness import OTHERS, VARIANTS, Server
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         workers: dict[str, int] | None = None,
         **options: Any,
     ) -> Server:
-        kind, variant_args = VARIANTS[variant]
+        kind, variant_args = (VARIANTS | OTHERS)[variant]
         server = kind(tmp_path / f"server-{len(servers)}.log", tls, worker)
         options["args"] = [*variant_args, *server.options(**(workers or {})), *(args or [])]
         servers.append(server)
@@ -55,7 +56,7 @@ def app() -> str:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, variant: str, app: str) -> Iterator[Server]:
     """A server with an application, for all tests of a module."""
-    kind, args = VARIANTS[variant]
+    kind, args = (VARIANTS | OTHERS)[variant]
     server = kind(tmp_path_factory.mktemp("server") / "server.log")
     server.launch(app=app, args=args)
     server.wait_until_up()
@@ -70,6 +71,17 @@ def postgres() -> Iterator[postgresql.Postgres]:
     if binaries is None:
         pytest.skip(postgresql.NEEDS)
     server = postgresql.Postgres(binaries)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[redis_server.RedisServer]:
+    """A Redis for all tests of a process."""
+    executable = redis_server.executable()
+    if executable is None:
+        pytest.skip(redis_server.NEEDS)
+    server = redis_server.RedisServer(executable)
     yield server
     server.stop()
 

@@ -404,6 +404,32 @@ class UWSGILoopServer(UWSGIServer):
         return [*super().command(app, args), "--virtualenv", sys.prefix]
 
 
+class GthreadServer(Server):
+    """gunicorn with its own threads, and no event loop."""
+
+    worker = "gthread"
+
+
+class WaitressServer(Server):
+    """waitress, which `pserve` runs as well."""
+
+    name = "waitress"
+    listening = r"Serving on http://127\.0\.0\.1:(\d+)"
+
+    def options(self, **workers: int) -> Any:
+        return []
+
+    def command(self, app: str, args: list[str]) -> list[str]:
+        command = [sys.executable, "-m", "waitress", f"--listen=127.0.0.1:{reserve_port()}"]
+        return [*command, *args, "--call", app.removesuffix("()")]
+
+
+# Servers that run no event loop, and carry no WebSockets.
+OTHERS: dict[str, tuple[type[Server], list[str]]] = {
+    "gthread": (GthreadServer, ["--threads", "8"]),
+    "waitress": (WaitressServer, ["--threads=8", "--connection-limit=1000"]),
+}
+
 VARIANTS: dict[str, tuple[type[Server], list[str]]] = {
     "gunicorn-uvloop": (Server, ["--asgi-loop", "uvloop"]),
     "gunicorn-asyncio": (Server, ["--asgi-loop", "asyncio"]),

@@ -121,6 +121,22 @@ def closed_behind_too_little(lines: Lines) -> Lines:
     return [*lines[:place], body, "  not complete", CLOSED, *seen[: last + 1]]
 
 
+def without_details(lines: Lines) -> Lines:
+    """
+    Leave out what the pages of 400 say.
+
+    The parser's words for one fault depend on how much of the next line it has, and the network
+    may join pieces again.
+    """
+    kept, bad = [], False
+    for line in lines:
+        if line.startswith("HTTP/"):
+            bad = line == "HTTP/1.1 400 Bad Request"
+        if not bad or not line.startswith(("  Content-Length: ", "  |     ")):
+            kept.append(line)
+    return kept
+
+
 LATE_CONTINUE = (
     "100 Continue is sent when the application first waits for the body: a client is not asked "
     "to send what nobody reads."
@@ -315,6 +331,8 @@ class Servers:
             if exception.always and expected == like:
                 return f"gunicorn's threads do not differ any more: {exception.reason}"
         got = self.result(name, entry, pieces, expected)
+        if pieces != entry.pieces:
+            like, expected, got = (without_details(lines) for lines in (like, expected, got))
         if exception is not None and not exception.always and got == like:
             return ""
         diff = difflib.unified_diff(expected, got, CONTROL, name, n=100, lineterm="")

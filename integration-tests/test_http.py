@@ -9,9 +9,15 @@ from pathlib import Path
 
 import pytest
 from apps.application import CHUNK
-from harness import Server
+from harness import OTHERS, VARIANTS, Server
 
 MIB = 2**20
+
+
+@pytest.fixture(scope="session", params=[*VARIANTS, *OTHERS])
+def variant(request: pytest.FixtureRequest) -> str:
+    """Our servers, and those that run no event loop."""
+    return str(request.param)
 
 
 def memory(pid: int, field: str = "VmRSS") -> int:

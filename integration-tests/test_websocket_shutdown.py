@@ -100,8 +100,9 @@ async def test_reloads_under_load_lose_no_acknowledged_message(launch, variant: 
     reloads = 3
     enough = asyncio.Event()
     codes: list[int | None] = []
+    echoing: set[int] = set()  # clients with a connection that works
 
-    async def client() -> int:
+    async def client(number: int) -> int:
         acknowledged = 0
         while not enough.is_set() or acknowledged < 50:
             try:
@@ -110,18 +111,23 @@ async def test_reloads_under_load_lose_no_acknowledged_message(launch, variant: 
                         await ws.send(str(acknowledged + 1))
                         assert await ws.recv() == str(acknowledged + 1)
                         acknowledged += 1
+                        echoing.add(number)
             except ConnectionClosed as exc:
+                echoing.discard(number)
                 # None if there was no close frame.
                 codes.append(exc.rcvd and exc.rcvd.code)
         return acknowledged
 
-    tasks = [asyncio.create_task(client()) for _ in range(10)]
-    for n in range(reloads):
-        await asyncio.sleep(0.3)
-        booted = server.log.count(server.workers_started)
-        server.signal(signal.SIGHUP)
+    tasks = [asyncio.create_task(client(number)) for number in range(10)]
+    for _ in range(reloads):
         deadline = asyncio.get_running_loop().time() + PATIENCE
-        while server.log.count(server.workers_started) < booted + 2 or len(codes) < 10 * (n + 1):
+        while len(echoing) < len(tasks):
+            assert asyncio.get_running_loop().time() < deadline, server.log
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.3)  # under load
+        booted, closed = server.log.count(server.workers_started) + 2, len(codes) + len(tasks)
+        server.signal(signal.SIGHUP)
+        while server.log.count(server.workers_started) < booted or len(codes) < closed:
             assert asyncio.get_running_loop().time() < deadline, server.log
             await asyncio.sleep(0.02)
     enough.set()

@@ -111,7 +111,7 @@ async def order(request):
 
 @view_config(route_name="likes", request_method="POST", renderer="json")
 async def like(request):
-    async with request.registry.async_session.begin() as session:
+    async with request.new_async_session.begin() as session:
         note = await session.get(Note, int(request.matchdict["id"]), with_for_update=True)
         note.likes += 1
         return note.likes
@@ -154,7 +154,8 @@ def main(global_config=None, **settings):
         if engine.name == "postgresql":
             # The driver psycopg serves both kinds of engines; SQLite needs aiosqlite for this.
             async_engine = async_engine_from_config(settings, "sqlalchemy.")
-            config.registry.async_session = async_sessionmaker(async_engine)
+            make = async_sessionmaker(async_engine)
+            config.add_request_method(lambda _: make, "new_async_session", property=True)
         for name in ("notes", "translations", "orders", "number"):
             config.add_route(name, f"/{name}")
         config.add_route("likes", "/notes/{id}/likes")

@@ -4,7 +4,8 @@ from pyramid.config import Configurator
 from pyramid.response import Response
 from pyramid.view import view_config
 
-from aiopyramid.websocket.config import WebsocketMapper
+from aiopyramid.websocket.connection import WebsocketConnection
+from aiopyramid.websocket.view import websocket_view_config
 
 PAGE = """<!doctype html>
 <title>Echo</title>
@@ -28,8 +29,8 @@ def page(request):
     return Response(PAGE)
 
 
-@view_config(route_name="echo", websocket=True, mapper=WebsocketMapper)
-async def echo(ws):
+@websocket_view_config(route_name="echo")
+async def echo(ws: WebsocketConnection) -> None:
     async for message in ws:
         await ws.send(message)
 

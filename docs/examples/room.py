@@ -4,16 +4,14 @@ from contextlib import suppress
 
 from pyramid.config import Configurator
 from pyramid.httpexceptions import HTTPForbidden
-from pyramid.view import view_config
 
-from aiopyramid.websocket.config import WebsocketMapper
 from aiopyramid.websocket.exceptions import WebsocketClosed
-from aiopyramid.websocket.view import WebsocketConnectionView
+from aiopyramid.websocket.view import WebsocketConnectionView, websocket_view_config
 
-members = set()
+members: set["Room"] = set()
 
 
-@view_config(route_name="room", mapper=WebsocketMapper, max_message_size=4096)
+@websocket_view_config(route_name="room", max_message_size=4096)
 class Room(WebsocketConnectionView):
     def __init__(self, context, request):
         super().__init__(context, request)

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from typing import Any
 
 from pyramid.config import Configurator
 from pyramid.response import FileResponse, Response
@@ -17,7 +18,8 @@ async def numbers(request):
             yield f"{number}\n".encode()
             await asyncio.sleep(0.1)
 
-    return Response(app_iter=lines(), content_type="text/plain")
+    body: Any = lines()
+    return Response(app_iter=body, content_type="text/plain")
 
 
 @view_config(route_name="upload", request_method="PUT", renderer="json")

@@ -2,8 +2,9 @@
 
 import asyncio
 
-from pyramid.authorization import Allow, Authenticated, Deny, Everyone
+from pyramid.authorization import ACLHelper, Allow, Authenticated, Deny, Everyone
 from pyramid.config import Configurator
+from pyramid.request import RequestLocalCache
 from pyramid.view import view_config
 
 from aiopyramid.helpers import synchronize
@@ -33,7 +34,12 @@ class Document:
         self.data = data
 
     def __acl__(self):
-        return [(Allow, self.data["owner"], "view"), (Deny, Everyone, "view")]
+        editor = load("editors")["owner"]
+        return [
+            (Allow, self.data["owner"], "view"),
+            (Allow, editor, ("view", "edit")),
+            (Deny, Everyone, ("view", "edit")),
+        ]
 
 
 class Root:
@@ -45,31 +51,36 @@ class Root:
 
 
 class SecurityPolicy:
+    def __init__(self):
+        self.identities = RequestLocalCache()
+
     async def identity(self, request):
-        await asyncio.sleep(0.01)
-        return request.headers.get("X-User")
+        identity = self.identities.get(request)
+        if identity is RequestLocalCache.NO_VALUE:
+            await asyncio.sleep(0.01)  # asks another server, once in each request
+            identity = request.headers.get("X-User")
+            self.identities.set(request, identity)
+        return identity
 
     async def authenticated_userid(self, request):
         return request.identity
 
-    async def permits(self, request, context, permission):
-        from pyramid.authorization import ACLHelper
-
+    def permits(self, request, context, permission):
         principals = [Everyone]
         if request.identity:
             principals += [Authenticated, request.identity]
-        return ACLHelper().permits(context, principals, permission)
+        return ACLHelper().permits(context, principals, permission)  # __acl__ may wait
 
-    async def remember(self, request, userid, **kwargs):
+    def remember(self, request, userid, **kwargs):
         return []
 
-    async def forget(self, request, **kwargs):
+    def forget(self, request, **kwargs):
         return []
 
 
 @view_config(context=Document, renderer="json", permission="view")
 async def document(context, request):
-    return context.data
+    return {**context.data, "may edit": bool(request.has_permission("edit"))}
 
 
 def main(global_config=None, **settings):

@@ -20,7 +20,7 @@ from pyramid.view import view_config
 from aiopyramid.helpers import synchronize, use_executor
 from aiopyramid.websocket.config import AutoWebsocketMapper
 from aiopyramid.websocket.events import WebsocketEnded, WebsocketOpened
-from aiopyramid.websocket.view import WebsocketConnectionView
+from aiopyramid.websocket.view import WebsocketConnectionView, websocket_view_config
 
 CHUNK = b"x" * 65536
 counts: Counter[str] = Counter()
@@ -247,27 +247,21 @@ async def echo(ws):
         await ws.send(message)
 
 
-@view_config(route_name="echo_deflate", mapper=AutoWebsocketMapper, compression="deflate")
+@websocket_view_config(route_name="echo_deflate", compression="deflate")
 async def echo_deflate(ws):
     async for message in ws:
         await ws.send(message)
 
 
-@view_config(
-    route_name="echo_autobahn",
-    mapper=AutoWebsocketMapper,
-    compression="deflate",
-    max_message_size=2**24,
-    ping_interval=0,
+@websocket_view_config(
+    route_name="echo_autobahn", compression="deflate", max_message_size=2**24, ping_interval=0
 )
 async def echo_autobahn(ws):
     async for message in ws:
         await ws.send(message)
 
 
-@view_config(
-    route_name="echo_plain", mapper=AutoWebsocketMapper, max_message_size=2**24, ping_interval=0
-)
+@websocket_view_config(route_name="echo_plain", max_message_size=2**24, ping_interval=0)
 async def echo_plain(ws):
     async for message in ws:
         await ws.send(message)
@@ -366,7 +360,7 @@ async def headers(ws):
         await ws.send(ws.request.headers["X-Test"] + ws.request.environ["HTTP_X_TEST"])
 
 
-@view_config(route_name="subprotocols", mapper=AutoWebsocketMapper, subprotocols=["b", "a"])
+@websocket_view_config(route_name="subprotocols", subprotocols=["b", "a"])
 async def subprotocols(ws):
     await ws.send(str(ws.subprotocol))
 
@@ -410,7 +404,7 @@ async def let_go_on(request):
     return "ok"
 
 
-@view_config(route_name="slow_handshake", mapper=AutoWebsocketMapper, max_connections=2)
+@websocket_view_config(route_name="slow_handshake", max_connections=2)
 class SlowHandshake(WebsocketConnectionView):
     async def on_handshake(self):
         await asyncio.sleep(0.3)

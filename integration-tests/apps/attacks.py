@@ -16,7 +16,7 @@ from pyramid.view import view_config
 
 from aiopyramid.helpers import synchronize, use_executor
 from aiopyramid.websocket.config import AutoWebsocketMapper
-from aiopyramid.websocket.view import WebsocketConnectionView
+from aiopyramid.websocket.view import WebsocketConnectionView, websocket_view_config
 
 MIB = 2**20
 CHUNK = b"x" * 65536
@@ -126,18 +126,13 @@ async def pour(ws):
     counts["poured all"] += 1
 
 
-@view_config(route_name="two", mapper=AutoWebsocketMapper, max_connections=2)
+@websocket_view_config(route_name="two", max_connections=2)
 async def two(ws):
     async for message in ws:
         await ws.send(message)
 
 
-@view_config(
-    route_name="little",
-    mapper=AutoWebsocketMapper,
-    compression="deflate",
-    max_message_size=1000,
-)
+@websocket_view_config(route_name="little", compression="deflate", max_message_size=1000)
 async def little(ws):
     async for message in ws:
         await ws.send(str(len(message)))
@@ -155,13 +150,7 @@ async def late(ws):
     records[f"{gate} ended"].append([received, ws.close_code])
 
 
-@view_config(
-    route_name="slow",
-    mapper=AutoWebsocketMapper,
-    max_queue=2,
-    ping_interval=0.2,
-    ping_timeout=0.2,
-)
+@websocket_view_config(route_name="slow", max_queue=2, ping_interval=0.2, ping_timeout=0.2)
 async def slow(ws):
     """Take a message each 20 ms."""
     while await ws.recv() is not None:
@@ -170,7 +159,7 @@ async def slow(ws):
     records["slow"].append([ws.close_code, ws.close_reason])
 
 
-@view_config(route_name="graceful", mapper=AutoWebsocketMapper, disconnect_grace=0.1)
+@websocket_view_config(route_name="graceful", disconnect_grace=0.1)
 async def graceful(ws):
     """Tell when its grace is over."""
     try:
@@ -195,12 +184,12 @@ class Plain(WebsocketConnectionView):
         self.record("close")
 
 
-@view_config(route_name="plain", mapper=AutoWebsocketMapper, disconnect_grace=0.1)
+@websocket_view_config(route_name="plain", disconnect_grace=0.1)
 class PlainWithGrace(Plain):
     pass
 
 
-@view_config(route_name="plain_at_once", mapper=AutoWebsocketMapper, disconnect_grace=0)
+@websocket_view_config(route_name="plain_at_once", disconnect_grace=0)
 class PlainAtOnce(Plain):
     pass
 

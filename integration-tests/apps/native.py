@@ -164,7 +164,8 @@ def main():
     }
     with Configurator(settings=settings) as config:
         config.include("aiopyramid")
-        add_view(config, "/silent", report, ping_interval=1, ping_timeout=1)
+        options = {"ping_interval": 1, "ping_timeout": 1}
+        add_view(config, "/silent", report, websocket_options=options)
         for view in (report, ending, poll, busy, thread, release, leave):
             add_view(config, f"/{view.__name__}", view)
         for path, page in PAGES.items():

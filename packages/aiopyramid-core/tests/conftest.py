@@ -10,8 +10,9 @@ from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.threadlocal import manager
 
-from aiopyramid import threadlocal
+from aiopyramid import homes, lifespan, threadlocal
 from aiopyramid.bridge import spawn_greenlet
+from aiopyramid.sse import streams
 
 
 def pytest_configure(config):
@@ -32,6 +33,17 @@ def threadlocals_as_found():
     yield
     threadlocal.uninstall()
     manager.clear()
+
+
+@pytest.fixture(autouse=True)
+def no_loop_of_another_test(monkeypatch):
+    """Begin without a loop of the process's own, and end the one that a test has started."""
+    for name in ("process_home", "obstacle", "prepare", "new_home"):
+        monkeypatch.setattr(homes, name, getattr(homes, name))
+    monkeypatch.setattr(lifespan, "_lifespans", [])  # nor applications
+    monkeypatch.setattr(streams, "_ending", False)  # nor the end of a worker
+    yield
+    homes.own_loop.end()
 
 
 @pytest.fixture

@@ -407,3 +407,36 @@ async def test_a_legacy_policy_protects_views_and_logs_in(config, fetch):
     response = await fetch(app, headers={"Cookie": cookie})
     assert response.text == "editor"
     assert (await fetch(app, headers={"Cookie": "auth_tkt=forged"})).status_code == 403
+
+
+async def test_plain_methods_of_a_policy_with_coroutines_may_wait_in_coroutine_views():
+    from aiopyramid.testing import client
+
+    @synchronize
+    async def load():
+        await asyncio.sleep(0)
+        return "loaded"
+
+    class Policy:
+        async def identity(self, request):
+            return load.__name__
+
+        def permits(self, request, context, permission):
+            return load() == "loaded" and permission == "edit"
+
+        authenticated_userid = remember = forget = identity
+
+    async def view(request):
+        return [bool(request.has_permission(name)) for name in ("edit", "own")]
+
+    def plain(request):
+        return [bool(request.has_permission(name)) for name in ("edit", "own")]
+
+    with Configurator() as config:
+        config.include("aiopyramid")
+        config.set_security_policy(Policy())
+        for name, function in (("coroutine", view), ("plain", plain)):
+            config.add_view(function, name=name, renderer="json")
+    async with client(config.make_wsgi_app()) as c:
+        for name in ("coroutine", "plain"):
+            assert (await c.get(f"/{name}")).json == [True, False]

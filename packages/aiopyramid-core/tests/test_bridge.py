@@ -1,8 +1,11 @@
 import asyncio
 import contextlib
+import contextvars
 import gc
 import random
 import threading
+import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 
@@ -10,10 +13,11 @@ import greenlet
 import pytest
 from coroutines import Oops, double, fail, forever, rounds
 
-from aiopyramid import bridge
+from aiopyramid import bridge, homes
 from aiopyramid.bridge import await_, can_wait, in_worker_thread, run_coroutine, spawn_greenlet
 from aiopyramid.exceptions import ScopeError
-from aiopyramid.helpers import synchronize, use_executor
+from aiopyramid.helpers import synchronize, use_executor, use_request_thread
+from aiopyramid.request_threads import run_as_request
 
 pytestmark = pytest.mark.both_loops
 
@@ -465,7 +469,9 @@ async def test_an_async_generator_runs_plain_code_that_waits():
     assert [number async for number in numbers()] == [0, 2, 4]
 
 
-async def test_a_coroutine_begun_in_one_greenlet_is_continued_in_another():
+async def test_a_coroutine_begun_in_one_greenlet_is_continued_in_another(monkeypatch):
+    monkeypatch.setattr(bridge, "MAX_IDLE", 0)
+    bridge._idle.children.clear()
     first, second = asyncio.Event(), asyncio.Event()
     greenlets = []
 
@@ -535,25 +541,155 @@ async def test_a_refused_async_generator_step_warns_of_nothing(no_warnings):
         run_coroutine(generator.__anext__())
 
 
-def test_the_main_thread_without_a_loop_cannot_wait(no_warnings):
-    with pytest.raises(ScopeError, match="works for no running event loop") as caught:
+def where_no_loop_can_be(monkeypatch):
+    monkeypatch.setattr(homes, "obstacle", "{what} in {thread!r}: not here")
+
+
+def test_without_a_loop_the_process_gets_one(no_warnings):
+    assert await_(double(1)) == 2
+    assert run_coroutine(double(2)) == 4
+    assert synchronize(double)(3) == 6
+
+
+def test_an_exception_comes_out_of_the_process_s_loop():
+    with pytest.raises(Oops) as caught:
+        await_(fail())
+    assert caught.traceback[-1].name == "fail"
+
+
+def test_in_the_process_s_loop_context_is_copied_both_ways():
+    async def coroutine():
+        value = variable.get()
+        variable.set("by coroutine")
+        return value
+
+    def plain():
+        variable.set("by plain code")
+        return await_(coroutine()), variable.get()
+
+    assert contextvars.copy_context().run(plain) == ("by plain code", "by coroutine")
+
+
+def test_a_coroutine_in_the_process_s_loop_can_use_the_thread_that_waits():
+    async def coroutine():
+        return await use_request_thread(threading.current_thread)(), threading.current_thread()
+
+    thread, loops = run_coroutine(coroutine())
+    assert thread is threading.current_thread()
+    assert loops.name == "aiopyramid-loop"
+
+
+def test_plain_code_below_a_coroutine_in_the_process_s_loop_can_wait():
+    async def coroutine():
+        return await_(double(4))
+
+    assert run_coroutine(coroutine()) == 8
+
+
+def test_a_thread_that_can_have_no_loop_cannot_wait(no_warnings, monkeypatch):
+    where_no_loop_can_be(monkeypatch)
+    for wait in await_, run_coroutine, lambda coroutine: synchronize(double)(1):
+        with pytest.raises(ScopeError, match=r"double in 'MainThread': not here"):
+            wait(coroutine := double(1))
+        coroutine.close()
+    assert not can_wait()
+
+
+def test_what_is_to_be_done_first_is_done_before_code_outside_of_requests_waits(monkeypatch):
+    begun = []
+
+    async def first():
+        await asyncio.sleep(0)
+        begun.append("first")
+
+    def prepare():
+        return None if begun else first()
+
+    monkeypatch.setattr(homes, "prepare", prepare)
+    assert run_as_request(lambda: await_(double(1))) == 2
+    assert begun == []
+    assert await_(double(1)) == 2
+    assert await_(double(1)) == 2
+    assert begun == ["first"]
+
+
+def test_if_that_fails_the_code_that_waits_gets_the_exception(no_warnings, monkeypatch):
+    monkeypatch.setattr(homes, "prepare", fail)
+    with pytest.raises(Oops):
         await_(double(1))
-    assert "MainThread" in str(caught.value)
-    assert "use_executor" in str(caught.value)
-    with pytest.raises(ScopeError):
-        run_coroutine(double(1))
-    with pytest.raises(ScopeError):
-        synchronize(double)(1)
 
 
-def test_another_thread_without_a_loop_cannot_wait(no_warnings):
-    with ThreadPoolExecutor(1, "lonely") as executor:
-        error = executor.submit(lambda: await_(double(1))).exception()
-    assert isinstance(error, ScopeError)
-    assert "lonely" in str(error)
+def test_a_coroutine_cannot_wait_for_its_own_loop_in_another_ones_name(no_warnings):
+    async def nested():
+        await use_executor(lambda: None)()
+        return await_(double(1))
+
+    def request():
+        return asyncio.run(nested())
+
+    with pytest.raises(ScopeError, match="on the event loop itself"):
+        run_as_request(request)
 
 
-def test_a_thread_that_outlives_its_loop_cannot_wait(no_warnings):
+def test_plain_code_below_a_loop_of_its_request_s_own_can_wait():
+    def request():
+        return asyncio.run(spawn_greenlet(lambda: await_(double(1))))
+
+    assert run_as_request(request) == 2
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_thread_learns_that_somebody_else_s_loop_was_closed(begun, no_warnings, monkeypatch):
+    monkeypatch.setattr("aiopyramid.threads.LOOK", 0.01)
+    loop = asyncio.new_event_loop()
+    home = homes.Home(loop)
+    started = threading.Event()
+    monkeypatch.setattr(homes, "home_of_thread", lambda: home)
+
+    async def coroutine():
+        started.set()
+        await forever()
+
+    with ThreadPoolExecutor(1) as executor:
+        waiting = executor.submit(lambda: await_(coroutine()))
+        while not home.ready:
+            time.sleep(0.001)
+        if begun:
+            while not started.is_set():
+                loop.run_until_complete(asyncio.sleep(0))
+        [task.cancel() for task in asyncio.all_tasks(loop)] if begun else None
+        loop.close()
+        assert isinstance(waiting.exception(), ScopeError)
+    gc.collect()
+
+
+def test_while_a_loop_does_not_run_the_thread_that_loads_runs_it(monkeypatch):
+    async def coroutine():
+        variable.set("by coroutine")
+        await asyncio.sleep(0)
+        return asyncio.get_running_loop(), threading.current_thread()
+
+    def plain():
+        return run_coroutine(coroutine()), await_(coroutine()), variable.get()
+
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        home = homes.Home(loop)
+        monkeypatch.setattr(homes, "process_home", home)
+        assert not can_wait()
+        home.loader = threading.get_ident()
+        assert can_wait()
+        expected = loop, threading.current_thread()
+        result = contextvars.copy_context().run(plain)
+        assert result == (expected, expected, "by coroutine")
+        with ThreadPoolExecutor(1, "other") as executor:
+            error = executor.submit(lambda: await_(double(1))).exception()
+        assert isinstance(error, ScopeError)
+        assert "thread 'other_0' works for does not run, yet or any more" in str(error)
+        assert "`config.add_lifespan(factory)`" in str(error)
+    assert not can_wait()
+
+
+def test_a_thread_that_outlives_its_loop_works_for_that_of_the_process(no_warnings):
     go = threading.Event()
 
     with ThreadPoolExecutor(1) as executor:
@@ -575,8 +711,7 @@ def test_a_thread_that_outlives_its_loop_cannot_wait(no_warnings):
         finished = executor.submit(lambda: None)
         go.set()
         finished.result()
-        with pytest.raises(ScopeError):
-            executor.submit(lambda: await_(double(1))).result()
+        assert executor.submit(lambda: await_(double(1))).result() == 2
 
 
 @pytest.mark.parametrize("call", [await_, run_coroutine])
@@ -604,8 +739,9 @@ async def test_can_wait_tells_plain_code_from_coroutines():
     assert not await spawn_greenlet(lambda: run_coroutine(coroutine()))
 
 
-def test_without_a_loop_nothing_can_wait():
-    assert not can_wait()
+def test_without_a_loop_plain_code_can_wait_and_asking_starts_none():
+    assert can_wait()
+    assert homes.process_home is None
 
 
 async def test_only_a_thread_without_a_loop_may_block():
@@ -629,9 +765,9 @@ async def test_closing_the_coroutine_ends_the_plain_code_that_waits(no_warnings)
         finally:
             steps.append("finally")
             assert not can_wait()
-            with pytest.raises(ScopeError):
+            with pytest.raises(ScopeError, match="(?s)double .* was closed.* cancel the task"):
                 await_(double(1))
-            with pytest.raises(ScopeError):
+            with pytest.raises(ScopeError, match="was closed"):
                 run_coroutine(double(1))
             steps.append("refused")
 
@@ -722,19 +858,115 @@ async def test_a_coroutine_collected_in_another_thread_ends_its_plain_code(no_wa
     assert steps == ["finally"]
 
 
-async def test_finished_greenlets_are_not_kept():
-    def count():
-        gc.collect()
-        return sum(isinstance(thing, bridge.Child) for thing in gc.get_objects())
+def count_greenlets():
+    gc.collect()
+    return sum(isinstance(thing, bridge.Child) for thing in gc.get_objects())
 
-    before = count()
-    for _ in range(20):
+
+# Greenlets that are used again
+
+
+async def test_no_more_greenlets_are_kept_than_were_in_use():
+    async def some():
         await spawn_greenlet(lambda: await_(double(1)))
         with pytest.raises(Oops):
             await spawn_greenlet(lambda: await_(fail()))
         with pytest.raises(Oops):
             await spawn_greenlet(lambda: run_coroutine(fail()))
-    assert count() == before
+
+    await some()
+    before = count_greenlets()
+    for _ in range(20):
+        await some()
+    assert count_greenlets() == before
+
+
+async def test_only_so_many_idle_greenlets_are_kept(monkeypatch):
+    bridge._idle.children.clear()
+    before = count_greenlets()
+    monkeypatch.setattr(bridge, "MAX_IDLE", 3)
+    await asyncio.gather(*(spawn_greenlet(lambda: await_(double(1))) for _ in range(10)))
+    assert len(bridge._idle.children) == 3
+    assert count_greenlets() == before + 3
+
+
+async def test_a_greenlet_runs_one_function_after_another():
+    first = await spawn_greenlet(greenlet.getcurrent)
+    assert await spawn_greenlet(lambda: (await_(double(1)), greenlet.getcurrent())[1]) is first
+    with pytest.raises(Oops):
+        await spawn_greenlet(lambda: await_(fail()))
+    assert first.dead
+    assert await spawn_greenlet(greenlet.getcurrent) is not first
+
+
+async def test_an_idle_greenlet_keeps_nothing_of_what_it_did():
+    class Thing:
+        pass
+
+    variable = ContextVar("variable")
+
+    def work(thing, *, more):
+        variable.set(more)
+        await_(asyncio.sleep(0))
+        return Thing()
+
+    things = [Thing(), Thing()]
+    seen = [weakref.ref(thing) for thing in things]
+
+    async def call():
+        result = await spawn_greenlet(work, things[0], more=things[1])
+        seen.append(weakref.ref(result))
+
+    await asyncio.create_task(call())
+    things.clear()
+    await asyncio.sleep(0)  # the loop keeps the context of the last step
+    gc.collect()
+    assert [each() for each in seen] == [None, None, None]
+
+
+async def test_a_greenlet_that_is_used_again_begins_anew():
+    variable = ContextVar("variable", default=0)
+
+    def odd():
+        bridge.cancel_as(lambda exc: Oops())
+        variable.set(1)
+        return greenlet.getcurrent()
+
+    used = await asyncio.create_task(spawn_greenlet(odd))
+
+    def sleep():
+        assert greenlet.getcurrent() is used
+        assert variable.get() == 0
+        await_(forever())
+
+    task = asyncio.create_task(spawn_greenlet(sleep))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_what_exits_its_greenlet_has_that_for_its_result():
+    def leave():
+        await_(asyncio.sleep(0))
+        raise greenlet.GreenletExit("gone")
+
+    assert isinstance(await spawn_greenlet(leave), greenlet.GreenletExit)
+
+
+def test_each_thread_has_idle_greenlets_of_its_own():
+    async def use():
+        return await spawn_greenlet(greenlet.getcurrent)
+
+    used = []
+    for _ in range(2):
+        thread = threading.Thread(target=lambda: used.append(asyncio.run(use())))
+        thread.start()
+        thread.join()
+    assert used[0] is not used[1]
+    used.append(asyncio.run(use()))
+    assert asyncio.run(use()) is used[2]
+    assert len(set(used)) == 3
 
 
 # Coroutines stepped in the greenlet

@@ -515,6 +515,37 @@ async def test_renderers_work(config, fetch, view):
     assert response.headers["X-View"] == "seen"
 
 
+class Record(dict):
+    """A dictionary with attributes for its keys, which raise `KeyError` where there is none."""
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self[name]
+
+
+async def coroutine_record(request):
+    return Record(key="value")
+
+
+def thread_record(request):
+    return Record(key="value")
+
+
+@pytest.mark.parametrize("view", [coroutine_record, thread_record])
+async def test_nothing_is_asked_of_a_result_that_is_no_response(config, fetch, view):
+    class Renderer:
+        def __init__(self, info):
+            pass
+
+        def __call__(self, value, system):
+            return value["key"]
+
+    config.add_renderer("own", Renderer)
+    config.add_view(view, renderer="own")
+    assert (await fetch(config.make_wsgi_app())).text == "value"
+
+
 async def test_predicates_choose_among_views_of_all_kinds(config, fetch):
     config.add_view(coroutine_request, request_method="GET")
     config.add_view(thread_request, request_method="POST")

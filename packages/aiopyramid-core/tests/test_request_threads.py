@@ -18,6 +18,7 @@ from aiopyramid import request_threads as request_threads_module
 from aiopyramid.bridge import await_, run_coroutine, spawn_greenlet
 from aiopyramid.exceptions import ClientDisconnected, ScopeError
 from aiopyramid.helpers import synchronize, use_executor, use_request_thread
+from aiopyramid.homes import Home, LoopClosed, home_here
 from aiopyramid.request_threads import (
     BUSY,
     EAGER,
@@ -27,7 +28,6 @@ from aiopyramid.request_threads import (
     run_as_request,
     stacks,
 )
-from aiopyramid.threads import Home, LoopClosed, home_here
 
 pytestmark = pytest.mark.both_loops
 
@@ -579,6 +579,26 @@ async def test_requests_that_wait_have_no_places_and_go_on_above_the_bound(pools
     await until(lambda: pool.running == 0)
 
 
+async def test_none_begins_in_place_of_one_that_a_thread_has_let_go_on(pools):
+    class Ready(deque):
+        """Empty for who looks twice: a thread was faster."""
+
+        looks = 0
+
+        def __bool__(self):
+            self.looks += 1
+            return self.looks == 1
+
+    pool = pools(1)
+    blockers = Blockers(pool, 2)
+    await until(lambda: pool.running == 1)
+    pool.ready = Ready()
+    pool._next()
+    assert (pool.running, len(pool.queue)) == (1, 1)
+    pool.ready = deque()
+    await blockers.end()
+
+
 async def test_a_request_that_queues_can_be_cancelled(pools):
     pool = pools(1)
     blockers = Blockers(pool, 1)
@@ -742,7 +762,7 @@ async def test_stacks_names_all_threads_and_what_they_do(pools):
 
 
 async def test_a_server_s_own_thread_is_its_request_s():
-    home = home_here()
+    home_here()
 
     async def view():
         return await use_request_thread(here)()
@@ -752,7 +772,7 @@ async def test_a_server_s_own_thread_is_its_request_s():
         return here() == run_coroutine(view())
 
     def thread():
-        return run_as_request(home, request), variable.get()
+        return run_as_request(request), variable.get()
 
     assert await asyncio.to_thread(thread) == (True, "unset")
 

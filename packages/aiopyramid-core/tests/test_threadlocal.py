@@ -5,6 +5,7 @@ import threading
 
 import pytest
 from pyramid import testing
+from pyramid.exceptions import ConfigurationError
 from pyramid.registry import global_registry
 from pyramid.request import Request
 from pyramid.threadlocal import (
@@ -275,3 +276,12 @@ async def test_each_of_many_interleaved_requests_sees_only_itself(installed):
 async def test_pyramids_own_manager_would_mix_them_up():
     with pytest.raises(AssertionError):
         await interleave(80, [])
+
+
+def test_thread_locals_that_gevent_has_patched_are_refused(monkeypatch):
+    class Slotted:
+        __slots__ = ()
+
+    monkeypatch.setattr(threadlocal, "manager", Slotted())
+    with pytest.raises(ConfigurationError, match="gevent has patched"):
+        threadlocal.install()

@@ -7,9 +7,8 @@ from contextvars import ContextVar
 import pytest
 from coroutines import Oops, double, fail, forever, rounds
 
-from aiopyramid import bridge, threads
+from aiopyramid import bridge, homes, threads
 from aiopyramid.bridge import await_, can_wait, in_worker_thread, spawn_greenlet
-from aiopyramid.exceptions import ScopeError
 from aiopyramid.helpers import synchronize, use_executor
 from aiopyramid.threads import ThreadCall, Wait, run_callback, run_in_executor
 
@@ -112,7 +111,10 @@ async def test_a_thread_of_to_thread_can_wait_once_the_bridge_was_used():
     assert await asyncio.to_thread(lambda: await_(double(6))) == 12
 
 
-async def test_a_thread_cannot_choose_between_two_loops(no_warnings):
+async def test_a_thread_that_cannot_choose_between_two_loops_takes_that_of_the_process():
+    async def name():
+        return threading.current_thread().name
+
     ready, done = threading.Event(), threading.Event()
 
     async def other():
@@ -125,8 +127,7 @@ async def test_a_thread_cannot_choose_between_two_loops(no_warnings):
         try:
             await asyncio.to_thread(ready.wait)
             loop = asyncio.get_running_loop()
-            with pytest.raises(ScopeError, match="works for no running event loop"):
-                await loop.run_in_executor(second, lambda: await_(double(1)))
+            assert await loop.run_in_executor(second, lambda: await_(name())) == "aiopyramid-loop"
             # Its context tells this one for which loop it works.
             assert await asyncio.to_thread(lambda: await_(double(1))) == 2
         finally:
@@ -136,8 +137,8 @@ async def test_a_thread_cannot_choose_between_two_loops(no_warnings):
 
 async def test_a_server_can_name_the_loop_for_its_threads(monkeypatch):
     loop = asyncio.get_running_loop()
-    home = threads.Home(loop)
-    monkeypatch.setattr(threads, "thread_home", lambda: home)
+    home = homes.Home(loop)
+    monkeypatch.setattr(homes, "process_home", home)
     result = []
     thread = threading.Thread(target=lambda: result.append((can_wait(), await_(double(8)))))
     thread.start()
@@ -353,7 +354,7 @@ async def test_a_timeout_around_a_thread_interrupts_it():
 
 
 async def test_an_interruption_just_after_the_result_arrived_meets_the_next_wait():
-    home = threads.home_here()
+    home = homes.home_here()
     call = ThreadCall(lambda: None, home)
     first = Wait(home, double(1), bridge._as_it_is, call)
     first.start()
@@ -503,7 +504,7 @@ async def test_an_exception_of_a_thread_that_was_cancelled_is_logged(caplog):
 async def one_thread():
     """Give callbacks one thread, and something that holds it."""
     with ThreadPoolExecutor(1) as executor:
-        home = threads.home_here()
+        home = homes.home_here()
         home.callbacks = executor
         release = threading.Event()
         yield executor.submit, release
@@ -578,7 +579,43 @@ async def test_callbacks_that_queue_do_not_hold_up_a_loop_that_gives_up(one_thre
     await rounds()
     task.cancel()
     await rounds()
-    home = threads.home_here()
+    home = homes.home_here()
     home.give_up()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+# Loops that do not run
+
+
+def test_the_thread_that_loads_runs_a_loop_while_it_waits():
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        home = homes.Home(loop)
+        assert threads.run_while_waiting(home, double(4), bridge._as_it_is) == 8
+        assert not home.lent
+
+
+def test_a_thread_does_not_wait_for_a_loop_that_is_closed(monkeypatch):
+    monkeypatch.setattr(threads, "LOOK", 0.01)
+    loop = asyncio.new_event_loop()
+    home = homes.Home(loop)
+    with ThreadPoolExecutor(1) as executor:
+        waiting = executor.submit(threads.wait_in_thread, home, double(4), bridge._as_it_is)
+        while not home.ready:
+            threading.Event().wait(0.001)
+        loop.close()
+        assert isinstance(waiting.exception(), homes.LoopClosed)
+
+
+def test_a_signal_while_a_loop_is_closed_comes_out_as_it_is(monkeypatch):
+    loop = asyncio.new_event_loop()
+    wait = Wait(homes.Home(loop), double(4), bridge._as_it_is, None)
+    threads.close(wait.awaitable)
+    loop.close()
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Wait, "_work", lambda self: interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        wait.outcome()

@@ -172,7 +172,7 @@ async def test_json_and_iteration():
     with testing.testConfig() as config:
         config.add_renderer("json", "pyramid.renderers.json_renderer_factory")
         peer = Peer()
-        peer.ws.request = testing.DummyRequest()
+        peer.ws._request = testing.DummyRequest()
         await peer.ws.send_json({"a": 1})
         assert peer.frames() == [(0x81, b'{"a": 1}')]
     peer.feed(frame(0x81, b'{"b": 2}'), frame(0x81, b"{"))

@@ -3,16 +3,16 @@ from pyramid.httpexceptions import HTTPBadRequest, HTTPForbidden, HTTPMethodNotA
 from pyramid.registry import Registry
 from pyramid.request import Request
 
-from aiopyramid.websocket import WebsocketPredicate
 from aiopyramid.websocket.handshake import (
     HTTPUpgradeRequired,
-    accept,
     check_origin,
-    check_request,
     is_upgrade,
     offered_from,
+    read,
 )
 from aiopyramid.websocket.options import WebsocketOptions
+
+DEFAULTS = WebsocketOptions()
 
 HEADERS = {
     "Host": "example.com",
@@ -43,31 +43,23 @@ def make_request(path="/", *, base_url=None, settings=None, method="GET", **head
     return request
 
 
-def no_subprotocol(offered):
-    return None
-
-
 # What is a handshake
 
 
 @pytest.mark.parametrize("value", ["websocket", "WebSocket", "h2c, websocket"])
 def test_a_request_that_names_websocket_asks_for_one(value):
     assert is_upgrade(make_request(Upgrade=value))
-    assert WebsocketPredicate(True, None)(None, make_request(Upgrade=value))
-    assert not WebsocketPredicate(False, None)(None, make_request(Upgrade=value))
 
 
 @pytest.mark.parametrize("value", [None, "", "h2c"])
 def test_other_requests_do_not_ask_for_one(value):
     assert not is_upgrade(make_request(Upgrade=value))
-    assert not WebsocketPredicate(True, None)(None, make_request(Upgrade=value))
-    assert WebsocketPredicate(False, None)(None, make_request(Upgrade=value))
 
 
 def test_a_correct_handshake_passes():
-    assert check_request(make_request()) is None
-    assert check_request(make_request(Connection="keep-alive, Upgrade")) is None
-    assert check_request(make_request(Upgrade="WebSocket")) is None
+    assert read(make_request(), DEFAULTS)
+    assert read(make_request(Connection="keep-alive, Upgrade"), DEFAULTS)
+    assert read(make_request(Upgrade="WebSocket"), DEFAULTS)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +75,7 @@ def test_a_correct_handshake_passes():
 )
 def test_a_plain_request_is_told_to_upgrade(headers):
     with pytest.raises(HTTPUpgradeRequired) as caught:
-        check_request(make_request(**headers))
+        read(make_request(**headers), DEFAULTS)
     assert caught.value.status == "426 Upgrade Required"
     assert caught.value.headers["Upgrade"] == "websocket"
     assert caught.value.headers["Sec-WebSocket-Version"] == "13"
@@ -95,14 +87,14 @@ def test_a_plain_request_of_http_1_0_is_told_to_upgrade_too():
     )
     request.environ["SERVER_PROTOCOL"] = "HTTP/1.0"
     with pytest.raises(HTTPUpgradeRequired):
-        check_request(request)
+        read(request, DEFAULTS)
 
 
 @pytest.mark.parametrize("version", ["8", "14", "0", "", "thirteen", "13, 8"])
 def test_another_version_is_answered_with_ours(version):
     # RFC 6455 section 4.4
     with pytest.raises(HTTPUpgradeRequired) as caught:
-        check_request(make_request(Sec_WebSocket_Version=version))
+        read(make_request(Sec_WebSocket_Version=version), DEFAULTS)
     assert caught.value.headers["Sec-WebSocket-Version"] == "13"
 
 
@@ -123,7 +115,7 @@ def test_another_version_is_answered_with_ours(version):
 )
 def test_a_bad_handshake_is_a_bad_request(headers, message):
     with pytest.raises(HTTPBadRequest, match="invalid WebSocket handshake") as caught:
-        check_request(make_request(**headers))
+        read(make_request(**headers), DEFAULTS)
     assert message in str(caught.value)
 
 
@@ -131,13 +123,13 @@ def test_a_handshake_of_http_1_0_is_a_bad_request():
     request = make_request()
     request.environ["SERVER_PROTOCOL"] = "HTTP/1.0"
     with pytest.raises(HTTPBadRequest, match=r"HTTP/1\.0"):
-        check_request(request)
+        read(request, DEFAULTS)
 
 
 @pytest.mark.parametrize("method", ["POST", "HEAD", "PUT", "OPTIONS"])
 def test_a_handshake_uses_get(method):
     with pytest.raises(HTTPMethodNotAllowed, match=f"GET, not {method}") as caught:
-        check_request(make_request(method=method))
+        read(make_request(method=method), DEFAULTS)
     assert caught.value.headers["Allow"] == "GET"
 
 
@@ -145,21 +137,15 @@ def test_a_handshake_uses_get(method):
 
 
 def test_a_correct_handshake_is_accepted():
-    accepted = accept(make_request(), WebsocketOptions(), no_subprotocol)
+    accepted = read(make_request(), DEFAULTS)
+    accepted.choose(None)
     assert accepted.headers == [
         ("Upgrade", "websocket"),
         ("Connection", "Upgrade"),
         ("Sec-WebSocket-Accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
     ]
     assert accepted.subprotocol is None
-    assert accepted.extensions == []
-
-
-def test_a_bad_handshake_is_refused_in_the_same_way():
-    with pytest.raises(HTTPBadRequest):
-        accept(make_request(Sec_WebSocket_Key=None), WebsocketOptions(), no_subprotocol)
-    with pytest.raises(HTTPUpgradeRequired):
-        accept(make_request(Upgrade=None), WebsocketOptions(), no_subprotocol)
+    assert accepted.protocol.extensions == []
 
 
 @pytest.mark.parametrize(
@@ -175,41 +161,27 @@ def test_a_bad_handshake_is_refused_in_the_same_way():
 def test_the_first_of_the_views_subprotocols_that_is_offered_is_chosen(offered, chosen):
     options = WebsocketOptions(subprotocols=("chat.v2", "chat.v1"))
     request = make_request(Sec_WebSocket_Protocol=offered)
-    accepted = accept(request, options, offered_from(options))
+    accepted = read(request, options)
+    accepted.choose(offered_from(options)(accepted.offered))
     assert accepted.subprotocol == chosen
     assert dict(accepted.headers).get("Sec-WebSocket-Protocol") == chosen
 
 
-def test_a_view_can_choose_the_subprotocol_itself():
-    offers = []
-
-    def select(offered):
-        offers.append(list(offered))
-        return offered[-1]
-
-    request = make_request(Sec_WebSocket_Protocol="one, two")
-    assert accept(request, WebsocketOptions(), select).subprotocol == "two"
-    assert offers == [["one", "two"]]
-
-
-def test_a_subprotocol_that_was_not_offered_is_an_error_of_the_view():
-    request = make_request(Sec_WebSocket_Protocol="one")
+def test_only_what_was_offered_can_be_chosen():
+    accepted = read(make_request(Sec_WebSocket_Protocol="one, two"), DEFAULTS)
+    assert accepted.offered == ["one", "two"]
     with pytest.raises(ValueError, match="subprotocol 'three' was not offered, only .*one"):
-        accept(request, WebsocketOptions(), lambda offered: "three")
-
-
-def test_an_exception_while_choosing_passes():
-    def select(offered):
-        raise HTTPForbidden("not today")
-
-    with pytest.raises(HTTPForbidden):
-        accept(make_request(Sec_WebSocket_Protocol="one"), WebsocketOptions(), select)
+        accepted.choose("three")
+    assert accepted.subprotocol is None
+    accepted.choose("two")
+    assert accepted.subprotocol == "two"
+    assert accepted.headers[-1] == ("Sec-WebSocket-Protocol", "two")
 
 
 def test_compression_is_agreed_upon_if_both_want_it():
     request = make_request(Sec_WebSocket_Extensions="permessage-deflate; client_max_window_bits")
-    accepted = accept(request, WebsocketOptions(compression="deflate"), no_subprotocol)
-    assert [extension.name for extension in accepted.extensions] == ["permessage-deflate"]
+    accepted = read(request, WebsocketOptions(compression="deflate"))
+    assert [extension.name for extension in accepted.protocol.extensions] == ["permessage-deflate"]
     header = dict(accepted.headers)["Sec-WebSocket-Extensions"]
     assert header == ("permessage-deflate; server_max_window_bits=12; client_max_window_bits=12")
 
@@ -220,8 +192,8 @@ def test_compression_is_agreed_upon_if_both_want_it():
 )
 def test_nothing_is_compressed_if_one_side_does_not_want_it(compression, offered):
     request = make_request(Sec_WebSocket_Extensions=offered)
-    accepted = accept(request, WebsocketOptions(compression=compression), no_subprotocol)
-    assert accepted.extensions == []
+    accepted = read(request, WebsocketOptions(compression=compression))
+    assert accepted.protocol.extensions == []
     assert "Sec-WebSocket-Extensions" not in dict(accepted.headers)
 
 

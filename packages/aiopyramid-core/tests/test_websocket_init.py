@@ -3,10 +3,8 @@ from __future__ import annotations
 import pytest
 from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
-from pyramid.request import Request
 
 from aiopyramid.config import CoroutineOrExecutorMapper
-from aiopyramid.websocket import WebsocketPredicate
 from aiopyramid.websocket.mapper import WebsocketMapperBase, options_of
 
 
@@ -46,8 +44,8 @@ def make_app(view, *, include=True, settings=None, **options):
 def test_an_option_on_a_view_that_has_no_websocket_is_refused(mapper):
     with Configurator() as config:
         config.include("aiopyramid")
-        config.add_view(plain, max_queue=5, mapper=mapper)
-        with pytest.raises(ConfigurationError, match="max_queue: only WebSocket views .* plain"):
+        config.add_view(plain, websocket_options={"max_queue": 5}, mapper=mapper)
+        with pytest.raises(ConfigurationError, match="websocket_options = .*only .* plain"):
             config.commit()
 
 
@@ -57,7 +55,7 @@ def test_the_mapper_of_a_view_class_counts():
 
     with Configurator() as config:
         config.include("aiopyramid")
-        config.add_view(View, attr="talk", max_queue=5)
+        config.add_view(View, attr="talk", websocket_options={"max_queue": 5})
         config.commit()
 
 
@@ -66,33 +64,15 @@ def test_a_bad_setting_is_named_when_the_application_is_made():
         make_app(coroutine, settings={"aiopyramid.websocket.max_queue": "0"})
 
 
-@pytest.mark.parametrize("value", ["yes", 1])
-def test_the_predicate_takes_true_or_false(value):
-    with pytest.raises(ConfigurationError, match=r"websocket = .* must be True or False"):
-        make_app(coroutine, websocket=value)
-
-
-def test_the_predicates_of_page_and_socket_do_not_conflict():
-    with Configurator() as config:
-        config.include("aiopyramid")
-        config.add_route("ws", "/ws")
-        config.add_view(coroutine, route_name="ws", mapper=Mapper, websocket=True)
-        config.add_view(lambda request: None, route_name="ws", websocket=False)
-        config.make_wsgi_app()
-
-
-def test_the_predicate_asks_for_the_upgrade():
-    for value in (True, False):
-        predicate = WebsocketPredicate(value, None)
-        assert predicate.text() == predicate.phash() == f"websocket = {value}"
-        assert predicate(None, Request.blank("/", headers={"Upgrade": "WebSocket"})) is value
-        assert predicate(None, Request.blank("/")) is not value
-
-
 def test_a_mapper_that_is_a_function_may_make_any():
     with Configurator() as config:
         config.include("aiopyramid")
-        config.add_view(PlainCall, attr="talk", max_queue=5, mapper=lambda **kw: Mapper(**kw))
+        config.add_view(
+            PlainCall,
+            attr="talk",
+            websocket_options={"max_queue": 5},
+            mapper=lambda **kw: Mapper(**kw),
+        )
 
 
 def test_settings_that_change_after_a_commit_count():

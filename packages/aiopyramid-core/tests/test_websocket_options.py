@@ -15,6 +15,19 @@ TIMES = [
     "close_timeout",
     "send_timeout",
     "disconnect_grace",
+    "rate_burst",
+    "max_age",
+]
+RATES = ["max_message_rate", "max_byte_rate"]
+OTHERS = [
+    "origins",
+    "compression",
+    "subprotocols",
+    "rate_policy",
+    "max_age_jitter",
+    "admission",
+    "codec",
+    "invalid_message",
 ]
 
 
@@ -35,7 +48,7 @@ def test_the_defaults_are_those_of_the_contract():
 
 
 def test_the_names_are_those_of_the_contract():
-    assert set(OPTIONS) == {*SIZES, *TIMES, "origins", "compression", "subprotocols"}
+    assert set(OPTIONS) == {*SIZES, *TIMES, *RATES, *OTHERS}
 
 
 def test_the_defaults_are_values_that_are_allowed():
@@ -112,12 +125,59 @@ def test_times_that_are_no_seconds_are_refused(name, value):
 
 @pytest.mark.parametrize("name", TIMES)
 @pytest.mark.parametrize("value", [0, "0", 0.0])
-def test_only_the_close_timeout_may_not_be_zero(name, value):
-    if name == "close_timeout":
+def test_two_times_may_not_be_zero(name, value):
+    if name in ("close_timeout", "rate_burst"):
         with pytest.raises(ConfigurationError, match="above 0$"):
             read(name, value)
     else:
         assert read(name, value) == 0
+
+
+# Rates
+
+
+@pytest.mark.parametrize("name", RATES)
+@pytest.mark.parametrize(("value", "rate"), [(0, 0), ("0.5", 0.5), (1e6, 1e6)])
+def test_rates_are_numbers_a_second(name, value, rate):
+    assert read(name, value) == rate
+
+
+@pytest.mark.parametrize("name", RATES)
+@pytest.mark.parametrize("value", ["", "fast", -1, "nan", "inf", True, None])
+def test_what_is_no_rate_is_refused(name, value):
+    with pytest.raises(ConfigurationError, match=f"{name} = .* must be a number of .* a second"):
+        read(name, value)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, "much", None])
+def test_the_jitter_is_a_part(value):
+    assert read("max_age_jitter", "0.5") == 0.5
+    with pytest.raises(ConfigurationError, match="it must be a number from 0 to 1"):
+        read("max_age_jitter", value)
+
+
+# Objects
+
+
+def test_objects_may_be_named():
+    from aiopyramid.websocket.codecs import JSONCodec, describe
+
+    assert read("codec", "aiopyramid.websocket.codecs.JSONCodec") is JSONCodec
+    assert read("codec", JSONCodec) is JSONCodec
+    assert read("admission", "aiopyramid.websocket.codecs.describe") is describe
+    for nothing in (None, ""):
+        assert read("codec", nothing) is None
+
+
+@pytest.mark.parametrize("value", ["no.such.module", "json", "json.nothing", 5, "a b", ".codecs"])
+def test_what_is_no_codec_is_refused(value):
+    with pytest.raises(ConfigurationError, match="codec = .* is not allowed.* must be an obj"):
+        read("codec", value)
+
+
+def test_a_name_that_cannot_be_imported_tells_why():
+    with pytest.raises(ConfigurationError, match=r"codec = 'no\.such' .*No module named 'no'"):
+        read("codec", "no.such")
 
 
 # Choices and lists

@@ -2,18 +2,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import gc
 import logging
 from types import SimpleNamespace
 
 import pytest
 from pyramid.registry import Registry
+from pyramid.request import Request
 from pyramid.threadlocal import get_current_registry, get_current_request
+from websockets.protocol import OPEN
+from websockets.server import ServerProtocol
 from zope import interface
 
 from aiopyramid import threadlocal
 from aiopyramid.helpers import synchronize
 from aiopyramid.websocket.events import WebsocketEnded, WebsocketOpened
-from aiopyramid.websocket.exceptions import WebsocketClosed
+from aiopyramid.websocket.exceptions import CloseWebsocket, WebsocketClosed
 from aiopyramid.websocket.handshake import Handshake
 from aiopyramid.websocket.options import WebsocketOptions
 from aiopyramid.websocket.session import Session
@@ -43,13 +48,15 @@ def start(registry):
         request = SimpleNamespace(
             registry=registry, method="GET", path="/path", remote_addr="1.2.3.4"
         )
-        session = Session(view, None, request, options, Handshake([], None, []))
+        handshake = Handshake([], [], ServerProtocol(state=OPEN))
+        session = Session(view, None, request, options, handshake)
         loop = asyncio.get_running_loop()
         server = await loop.create_server(session.open, "127.0.0.1", 0)
         address = server.sockets[0].getsockname()
         reader, writer = await asyncio.open_connection(*address)
-        while session.task is None:
-            await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            while session.task is None:
+                await asyncio.sleep(0)
         try:
             yield SimpleNamespace(session=session, reader=reader, writer=writer, request=request)
         finally:
@@ -78,6 +85,25 @@ async def test_a_view_has_a_request_context_of_its_own(start, registry):
         client.writer.write(CLOSE)
     assert seen == [(client.request, registry)]
     assert get_current_request() is None
+
+
+async def test_nothing_is_kept_that_was_for_the_response(registry):
+    request = Request.blank("/path")
+    request.registry = registry
+    response = request.response
+    request.add_response_callback(lambda request, response: None)
+    request.add_finished_callback(lambda request: None)
+    request.custom = "kept"
+    handshake = Handshake([("Upgrade", "websocket")], ["chat"], ServerProtocol(state=OPEN))
+    handshake.choose("chat")
+    session = Session(None, None, request, OPTIONS, handshake)
+    session.open()
+    assert request.custom == "kept"
+    assert request.response is not response
+    assert not request.response_callbacks
+    assert not request.finished_callbacks
+    assert session.ws.subprotocol == "chat"
+    assert handshake not in gc.get_referents(session, vars(session))
 
 
 async def test_subscribers_are_told_and_may_wait(start, registry):
@@ -111,7 +137,7 @@ async def test_a_subscriber_to_the_opening_that_fails_closes_with_1011(start, re
         if isinstance(event, WebsocketOpened):
             raise RuntimeError("subscriber")
 
-    registry.notify = fail
+    registry.registerHandler(fail, (interface.Interface,))
     called = []
 
     async def view(ws):
@@ -129,7 +155,7 @@ async def test_a_subscriber_to_the_end_that_fails_is_logged(start, registry, cap
         if isinstance(event, WebsocketEnded):
             raise RuntimeError("subscriber")
 
-    registry.notify = fail
+    registry.registerHandler(fail, (interface.Interface,))
 
     async def view(ws):
         pass
@@ -299,7 +325,7 @@ async def test_sessions_end_with_the_code_of_the_server(start):
 async def test_a_session_that_was_accepted_before_the_end_is_closed_when_it_opens(start):
     view = Callbacks()
     request = SimpleNamespace(method="GET", path="/path", remote_addr="1.2.3.4")
-    waiting = Session(view, None, request, OPTIONS, Handshake([], None, []))
+    waiting = Session(view, None, request, OPTIONS, Handshake([], [], ServerProtocol(state=OPEN)))
     assert sessions.admit(waiting, 1)
     ending = asyncio.ensure_future(sessions.end(1012, 5))
     await asyncio.sleep(0)
@@ -352,3 +378,41 @@ async def test_an_on_close_that_fails_after_a_quiet_end_is_logged(start, caplog)
         await client.reader.read()
     assert len(errors(caplog)) == 1
     assert "RuntimeError: on_close" in caplog.text
+
+
+async def test_an_old_connection_is_closed_for_its_client_to_come_again(start):
+    seen = []
+
+    async def view(ws):
+        seen.append([message async for message in ws])
+        seen.append((ws.close_code, ws.close_reason))
+
+    options = dataclasses.replace(OPTIONS, max_age=0.05, max_age_jitter=0.5)
+    async with start(view, options) as run:
+        assert await run.reader.readexactly(15) == b"\x88\x0d\x03\xf4maximal age"
+        run.writer.write(CLOSE)
+        await run.session.task
+    assert seen == [[], (1012, "maximal age")]
+
+
+async def test_the_age_is_forgotten_with_the_connection(start):
+    async def view(ws):
+        await ws.recv()
+
+    async with start(view, dataclasses.replace(OPTIONS, max_age=3600)) as run:
+        aging = run.session.aging
+        assert 3600 * 0.8 <= aging.when() - asyncio.get_running_loop().time() <= 3600
+        run.writer.write(CLOSE)
+        await run.session.task
+    await asyncio.sleep(0)
+    assert aging.cancelled()
+
+
+async def test_a_view_can_close_with_a_code_by_an_exception(start, caplog):
+    async def view(ws):
+        raise CloseWebsocket(4401, "signed out")
+
+    async with start(view) as run:
+        assert await run.reader.readexactly(14) == b"\x88\x0c\x11\x31signed out"
+        run.writer.write(CLOSE)
+    assert not errors(caplog)

@@ -5,13 +5,15 @@ import threading
 
 import pytest
 
+from aiopyramid.homes import home_here
 from aiopyramid.websocket.sessions import Sessions
 
 
 class Session:
     """A session whose view ends when its connection is closed, unless it is stubborn."""
 
-    def __init__(self, sessions, *, stubborn=False):
+    def __init__(self, sessions, *, stubborn=False, quotas=()):
+        self.quotas = dict(quotas)
         self.sessions, self.stubborn = sessions, stubborn
         self.closed = asyncio.Event()
         self.codes = []
@@ -99,8 +101,36 @@ async def test_a_view_that_does_not_end_is_cancelled(sessions):
     await sessions.end(1001, 0.05)
     assert session.task.cancelled()
     assert sessions.has_room(1)
+    assert home_here().given_up.done()  # a thread that blocks does not hold up its view's end
+
+
+async def test_threads_are_not_given_up_if_all_views_end(sessions):
+    session = Session(sessions)
+    sessions.admit(session, 1)
+    session.open()
+    await sessions.end(1001, 5)
+    assert not home_here().given_up.done()
 
 
 async def test_a_session_that_is_never_opened_does_not_hold_up_the_end(sessions):
     sessions.admit(Session(sessions), 1)
     await sessions.end(1001, 0.05)
+
+
+async def test_quotas_are_kept_from_admission_to_the_end(sessions):
+    first, second, other = (
+        Session(sessions, quotas={"user ann": limit, "address": 3}) for limit in (2, 2, 2)
+    )
+    assert sessions.admit(first, 10)
+    assert sessions.admit(second, 10)
+    assert not sessions.admit(other, 10)
+    assert sessions.used_up(other) == ["user ann"]
+    first.open()
+    assert not sessions.admit(other, 10)
+    sessions.forget(second)
+    sessions.forget(second)  # once more than it was admitted
+    assert sessions.admit(other, 10)
+    sessions.forget(other)
+    first.close(1000)
+    await first.task
+    assert not sessions._counts

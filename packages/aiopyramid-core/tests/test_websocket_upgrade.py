@@ -7,6 +7,11 @@ from aiopyramid.websocket.sessions import Sessions
 from aiopyramid.websocket.upgrade import Upgrade
 
 
+def new_session():
+    # Compared and hashed as an object.
+    return type("Session", (), {"quotas": {}})()
+
+
 @pytest.fixture
 def sessions(monkeypatch):
     sessions = Sessions()
@@ -15,11 +20,11 @@ def sessions(monkeypatch):
 
 
 def test_a_session_is_kept_until_the_request_has_ended(sessions):
-    place, session = Upgrade(), object()
+    place, session = Upgrade(), new_session()
     assert place.accept(session, 1)
     place.follow(None)
     assert place.session is session
-    assert not Upgrade().accept(object(), 1)
+    assert not Upgrade().accept(new_session(), 1)
     place.forget()
     assert place.session is None
     assert sessions.has_room(1)
@@ -27,16 +32,16 @@ def test_a_session_is_kept_until_the_request_has_ended(sessions):
 
 
 def test_a_retried_request_has_one_session(sessions):
-    place, second = Upgrade(), object()
-    assert place.accept(object(), 1)
+    place, second = Upgrade(), new_session()
+    assert place.accept(new_session(), 1)
     assert place.accept(second, 1)
     assert place.session is second
     assert not sessions.has_room(1)
 
 
 def test_without_room_there_is_no_session(sessions):
-    sessions.admit(object(), 1)
+    sessions.admit(new_session(), 1)
     place = Upgrade("an obstacle")
-    assert not place.accept(object(), 1)
+    assert not place.accept(new_session(), 1)
     assert place.session is None
     assert place.obstacle == "an obstacle"

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+from websockets.protocol import OPEN
+from websockets.server import ServerProtocol
+
 from aiopyramid.websocket.connection import WebsocketConnection
 from aiopyramid.websocket.frames import encode_header
 from aiopyramid.websocket.options import WebsocketOptions
@@ -55,9 +58,11 @@ class Peer:
         eof: bool = True,
     ) -> None:
         self.events: list[str] = []
+        judge = ServerProtocol(state=OPEN)
+        judge.extensions = extensions or []
         self.protocol = WebsocketProtocol(
             options,
-            extensions or [],
+            judge,
             opened=lambda: self.events.append("opened"),
             closing=lambda: self.events.append("closing"),
             lost=lambda: self.events.append("lost"),

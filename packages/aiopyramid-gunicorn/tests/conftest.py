@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from gunicorn.config import Config
 
-from aiopyramid.threads import home_here
+from aiopyramid.homes import home_here
 from aiopyramid.websocket.sessions import sessions
 from aiopyramid_gunicorn.http1 import HTTP1Connection
 from aiopyramid_gunicorn.protocol import HTTPProtocol

@@ -367,6 +367,35 @@ async def test_a_coroutine_body_is_closed_when_its_client_has_left(connect, kind
     assert closed == [True]
 
 
+@BOTH
+async def test_a_coroutine_body_that_is_interrupted_before_it_begins_never_begins(connect, kind):
+    told = []
+
+    class Body:
+        def __aiter__(self):
+            return self
+
+        async def __anext__(self):
+            told.append("began")
+            raise StopAsyncIteration
+
+    transport = connect(app_of(lambda: CoroutineAppIter(Body())), kind=kind)
+    protocol = transport.protocol
+    protocol.worker.post_request = lambda *args: told.append("post_request")
+    protocol.data_received(GET)
+    exchange = protocol.exchange
+    send = type(exchange)._send
+
+    def leave(body):
+        protocol.connection_lost(ConnectionResetError())  # when the task is made, not begun
+        return send(exchange, body)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(exchange), "_send", lambda _, body: leave(body))
+        await ended(transport)
+    assert told == ["post_request"]
+
+
 # The worker ends.
 
 

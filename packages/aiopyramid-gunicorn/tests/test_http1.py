@@ -107,6 +107,18 @@ async def test_a_bad_request_is_refused_as_gunicorn_does_and_the_connection_clos
     assert transport.protocol.lingering
 
 
+async def test_a_client_that_resets_while_its_connection_closes_is_no_error(connect, monkeypatch):
+    transport = connect(hello)
+
+    def write_eof():
+        raise OSError("not connected")
+
+    monkeypatch.setattr(transport, "write_eof", write_eof)
+    transport.protocol.data_received(b"GET\r\n\r\n")
+    await rounds()
+    assert transport.protocol.closed
+
+
 async def test_requests_are_not_answered_while_the_client_does_not_read(connect):
     app = Waits()
     transport = connect(app)
@@ -133,6 +145,24 @@ async def test_what_comes_during_a_request_is_bounded(connect):
     app.go_on.set()
     await answers(transport, 1)
     assert transport.reading
+
+
+async def test_requests_that_wait_are_bounded_all_the_time(connect):
+    transport = connect(hello)
+    protocol = transport.protocol
+    many = GET * (http1.READ_AHEAD // len(GET) + 5)
+    protocol.data_received(many)
+    assert not transport.reading
+    while len(protocol.buffer) >= http1.READ_AHEAD:
+        assert not transport.reading  # not even between two of them
+        await rounds()
+    protocol.pause_writing()  # the client does not read
+    await protocol.worker.idle.wait()
+    assert transport.reading
+    protocol.data_received(many)
+    assert not transport.reading
+    protocol.resume_writing()
+    assert not transport.reading
 
 
 async def test_each_request_counts_and_the_last_one_ends_the_worker(connect):

@@ -615,7 +615,7 @@ def test_a_unix_socket_s_environ_is_made_by_gunicorn():
 
 def test_with_a_script_name_for_all_gunicorn_makes_environs(monkeypatch):
     monkeypatch.setenv("SCRIPT_NAME", "/prefix")
-    assert ENVIRONS["default"].of_connection(TRUSTED, SERVER, None) is None
+    assert Environs(CONFIGS["default"]).of_connection(TRUSTED, SERVER, None) is None
 
 
 def test_an_ipv6_address_is_as_gunicorn_has_it():

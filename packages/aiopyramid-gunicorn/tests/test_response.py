@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import os
 import socket
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from aiopyramid.bridge import await_, spawn_greenlet
 from aiopyramid.exceptions import ClientDisconnected
 from aiopyramid.helpers import use_executor
-from aiopyramid.threads import home_here
+from aiopyramid.homes import home_here
 from aiopyramid_gunicorn import response as module
 from aiopyramid_gunicorn.response import AHEAD, Output, Response
 
@@ -354,6 +355,20 @@ async def test_a_client_that_has_left_gets_no_file(run, pair, file_of):
 
 
 @BOTH
+async def test_a_file_that_cannot_be_read_is_an_error_of_the_application(
+    run, pair, file_of, monkeypatch
+):
+    def sendfile(out, source, offset, count):
+        raise OSError(errno.EIO, "the disk is broken")
+
+    monkeypatch.setattr(os, "sendfile", sendfile)
+    file, before = file_of(b"x"), open_files()
+    with pytest.raises(OSError, match="the disk is broken"):
+        await run(Output(Connection(pair[0])).sendfile, file, 0, 1)
+    assert open_files() == before
+
+
+@BOTH
 @pytest.mark.parametrize("how", ["closes", "is lost"])
 async def test_a_client_that_leaves_ends_the_sending_of_its_file(run, how, pair, file_of):
     server, client = pair
@@ -493,6 +508,10 @@ HEADERS = [
     [("Content-Length", "x")],
     [("Content-Length", "")],
     [("Content-Length", "-1")],
+    [("Content-Length", "\u0663")],
+    [("Content-Length", "\xb3")],
+    [("Content-Length", 3)],
+    [("Content-Length", b"3")],
     [("Content-Length", "3"), ("Content-Length", "5")],
     [("Connection", "close")],
     [("Connection", "keep-alive")],

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import logging
 import os
 import signal
@@ -15,9 +16,10 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
 from websockets.frames import CloseCode
 
-from aiopyramid import fitness
+from aiopyramid import fitness, homes
 from aiopyramid.bridge import await_, in_worker_thread
-from aiopyramid.threads import home_here
+from aiopyramid.exceptions import ScopeError
+from aiopyramid.homes import home_here
 from aiopyramid.websocket.sessions import sessions
 from aiopyramid_gunicorn import worker as module
 from aiopyramid_gunicorn.compat import ASGIWorker
@@ -29,6 +31,10 @@ BOTH = pytest.mark.parametrize("kind", [AsyncGunicornWorker, LoopGunicornWorker]
 @pytest.fixture(autouse=True)
 def process_as_found(monkeypatch):
     """Keep workers from changing the process of the tests."""
+    for name in ("process_home", "obstacle"):
+        monkeypatch.setattr(homes, name, getattr(homes, name))
+    # Applications of other tests, which may be there still.
+    monkeypatch.setattr(module.lifespan, "_lifespans", [])
     monkeypatch.setattr(module, "generation", Generation())
     monkeypatch.setattr(module, "refuse_on_loop", lambda: None)
     monkeypatch.setattr(module, "let_the_loop_in", lambda: None)
@@ -42,7 +48,7 @@ async def worker_here(new_worker):
     def worker_here(kind=LoopGunicornWorker, **options):
         worker = new_worker(kind, **options)
         worker.loop = asyncio.get_running_loop()
-        worker.home = home_here()
+        worker.set_home(home_here())
         return worker
 
     return worker_here
@@ -132,12 +138,32 @@ def test_logging_that_nobody_has_configured_goes_where_gunicorns_goes(
     assert logger.handlers == ([own] if configured else [handler])
 
 
-def test_the_application_is_wsgi(new_worker):
-    worker = new_worker(wsgi="the application")
-    worker.wsgi = None
-    worker.load_wsgi()
+async def coroutine():
+    await asyncio.sleep(0)
+    return asyncio.get_running_loop()
+
+
+def test_the_application_is_wsgi_and_can_wait_while_it_is_loaded(new_worker):
+    def load():
+        loops.append(await_(coroutine()))
+        return "the application"
+
+    worker, loops = new_worker(), []
+    worker.app.wsgi = load
+    with contextlib.closing(asyncio.new_event_loop()) as worker.loop:
+        worker.load_wsgi()
+        assert loops == [worker.loop]
+    worker.callbacks.shutdown()
     assert worker.wsgi == "the application"
     assert worker.asgi is module.serve
+
+
+@BOTH
+def test_an_application_that_is_preloaded_cannot_wait(kind, monkeypatch):
+    monkeypatch.setattr(fitness, "required", False)
+    kind.setup()
+    with pytest.raises(ScopeError, match=r"add_lifespan(.|\n)*set preload_app = False"):
+        await_(coroutine())
 
 
 def test_an_application_for_loop_requests_must_be_fit(monkeypatch):
@@ -255,6 +281,115 @@ async def test_a_worker_serves_until_it_is_told_to_stop(worker_here):
     assert worker.home.given_up.done()
     worker.callbacks.shutdown()
     listener.close()
+
+
+@pytest.fixture
+def enter(monkeypatch):
+    """Let workers enter a lifespan, until a test says how it ends."""
+    ends = asyncio.Queue()
+
+    async def enter():
+        end = await ends.get()
+        if end is not None:
+            raise end
+
+    monkeypatch.setattr(module.lifespan, "entering", enter)
+    return ends
+
+
+async def test_a_worker_serves_when_lifespans_are_entered(worker_here, enter):
+    left = []
+
+    async def leave():
+        left.append(worker.threads.closed)
+
+    worker = worker_here(AsyncGunicornWorker)
+    worker.home.endings.append(leave)
+    serving = asyncio.create_task(worker._serve())
+    await asyncio.sleep(0)
+    assert not worker._accepting
+    enter.put_nowait(None)
+    while not worker._accepting:
+        await asyncio.sleep(0)
+    worker.handle_exit_signal()
+    await serving
+    assert left == [True]
+    worker.callbacks.shutdown()
+
+
+async def test_a_lifespan_that_cannot_be_entered_stops_the_arbiter(worker_here, enter):
+    left = []
+
+    async def leave():
+        left.append("another one")
+
+    worker = worker_here()
+    worker.home.endings.append(leave)
+    enter.put_nowait(ValueError("no database"))
+    with pytest.raises(SystemExit) as caught:
+        await worker._serve()
+    assert caught.value.code == Arbiter.WORKER_BOOT_ERROR
+    assert left == ["another one"]
+    assert ("error", "A lifespan could not be entered") in worker.log.lines
+    worker.callbacks.shutdown()
+
+
+async def test_a_worker_that_is_told_to_stop_does_not_wait_for_lifespans(worker_here, enter):
+    worker = worker_here()
+    serving = asyncio.create_task(worker._serve())
+    await asyncio.sleep(0)
+    worker.handle_exit_signal()
+    await serving
+    assert not worker._accepting
+    worker.callbacks.shutdown()
+
+
+@pytest.mark.parametrize("signum", module.EXIT_SIGNALS)
+async def test_a_signal_that_comes_while_the_application_is_loaded_stops_the_worker(
+    worker_here, monkeypatch, signum
+):
+    handlers = {number: signal.getsignal(number) for number in module.EXIT_SIGNALS}
+    monkeypatch.setattr(ASGIWorker, "init_signals", lambda self: None)
+    worker = worker_here()
+    try:
+        worker.init_signals()
+        signal.raise_signal(signum)
+        assert worker.alive
+        await worker._serve()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert not worker.alive
+    assert worker.signalled
+    assert not worker._accepting
+    assert worker.quick.is_set() is (signum != signal.SIGTERM)
+    worker.callbacks.shutdown()
+
+
+async def test_a_worker_that_should_not_go_on_makes_room_for_another(worker_here):
+    worker = worker_here()
+    serving = asyncio.create_task(worker._serve())
+    while not worker._accepting:
+        await asyncio.sleep(0)
+    worker.home.stop(ValueError("the reason"))
+    await serving
+    assert sessions.ending == CloseCode.SERVICE_RESTART
+    assert any("ends because of ValueError('the reason')" in text for _, text in worker.log.lines)
+    worker.callbacks.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("quick", "passed", "seconds"), [(True, 3, 1), (False, 3, 26.75), (False, 40, 0.25)]
+)
+async def test_lifespans_end_in_what_is_left_of_the_graceful_timeout(
+    worker_here, quick, passed, seconds
+):
+    worker = worker_here()
+    if quick:
+        worker.quick.set()
+    begin = worker.loop.time() - passed
+    assert worker._time_left(begin) == pytest.approx(seconds, abs=0.1)
+    worker.callbacks.shutdown()
 
 
 class Listener:

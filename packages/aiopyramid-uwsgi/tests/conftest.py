@@ -10,7 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from aiopyramid import fitness, threads
+from aiopyramid import fitness, homes, lifespan
+from aiopyramid.sse import streams
 
 
 def forget_modules(monkeypatch):
@@ -42,7 +43,11 @@ def uwsgi(monkeypatch):
 @pytest.fixture
 def load(uwsgi, monkeypatch):
     """Import a module of aiopyramid-uwsgi anew, and all others with it."""
-    monkeypatch.setattr(threads, "thread_home", None)
+    for name in ("process_home", "obstacle", "new_home"):
+        monkeypatch.setattr(homes, name, getattr(homes, name))
+    # Applications of other tests, which may be there still.
+    monkeypatch.setattr(lifespan, "_lifespans", [])
+    monkeypatch.setattr(streams, "_ending", False)
     monkeypatch.setattr(fitness, "required", False)
     forget_modules(monkeypatch)
     yield lambda name: importlib.import_module(f"aiopyramid_uwsgi.{name}")

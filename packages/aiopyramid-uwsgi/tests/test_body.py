@@ -8,7 +8,7 @@ import threading
 import pytest
 from pyramid.httpexceptions import HTTPLengthRequired, HTTPRequestEntityTooLarge
 
-from aiopyramid import threads
+from aiopyramid import homes, threads
 from aiopyramid.bridge import await_
 from aiopyramid.exceptions import ClientDisconnected
 from aiopyramid.request_threads import run_as_request
@@ -66,7 +66,7 @@ def chunks(uwsgi):
 
 
 def test_in_thread_mode_the_body_is_read_from_uwsgi(prepare, body):
-    environ = prepare(b"a\nb\nc\nd")
+    environ = prepare(b"a\nb\nc\nd", CONTENT_LENGTH="7")
     stream = environ["wsgi.input"]
     assert isinstance(stream, body.RequestThreadInput)
     assert stream.read(1) == b"a"
@@ -79,8 +79,7 @@ def test_in_thread_mode_the_body_is_read_from_uwsgi(prepare, body):
 
 async def test_another_thread_reads_the_body_through_the_requests_thread(body, monkeypatch):
     loop = asyncio.get_running_loop()
-    home = threads.home_here()
-    monkeypatch.setattr(threads, "thread_home", lambda: home)
+    monkeypatch.setattr(homes, "process_home", homes.home_here())
     readers = []
 
     class Source(io.BytesIO):
@@ -96,7 +95,7 @@ async def test_another_thread_reads_the_body_through_the_requests_thread(body, m
 
         return threading.get_ident(), await_(threads.run_in_executor(None, elsewhere))
 
-    own, (other, content) = await loop.run_in_executor(None, run_as_request, home, request)
+    own, (other, content) = await loop.run_in_executor(None, run_as_request, request)
     assert content == b"content"
     assert other != own
     assert readers == [own]
@@ -108,8 +107,10 @@ def test_in_loop_mode_the_body_is_read_beforehand(prepare):
     assert "wsgi.file_wrapper" not in environ
 
 
-def test_a_request_without_a_length_has_no_body(prepare):
-    environ = prepare(b"content", "LoopModeWorker")
+@pytest.mark.parametrize("mode", ["ThreadModeWorker", "LoopModeWorker"])
+@pytest.mark.parametrize("length", [{}, {"CONTENT_LENGTH": ""}])
+def test_a_request_without_a_length_has_no_body(prepare, mode, length):
+    environ = prepare(b"content", mode, **length)
     assert environ["wsgi.input"].read() == b""
 
 

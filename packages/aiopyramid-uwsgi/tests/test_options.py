@@ -33,6 +33,7 @@ def test_asyncio_with_greenlet_is_loop_mode(options, uwsgi):
         ({"loop": b"asyncio", "opt": {"asyncio": b"5"}}, "could not wait: set greenlet = true"),
         ({"loop": b"gevent", "opt": {"gevent": b"5"}}, "uWSGI runs with gevent"),
         ({"opt": {"async": b"5", "ugreen": True}}, "uWSGI runs with async"),
+        ({"opt": {"asyncio": b"5", "greenlet": True}}, "uWSGI ignores asyncio, .* set threads"),
         (
             {"loop": b"asyncio", "opt": {"asyncio": b"5", "greenlet": True, "threads": b"2"}},
             "uWSGI runs with asyncio and threads = 2, and crashes then: leave threads out",

@@ -18,11 +18,9 @@ def request_module(load):
 
 @pytest.fixture
 def own(load, request_module, monkeypatch):
-    """The worker, which runs requests where they are."""
-    own = SimpleNamespace(
-        held=0, calls=[], run_request=lambda func, *args: func(*args), loop=lambda: own
-    )
-    own.call_soon_threadsafe = own.calls.append
+    """The worker, which counts how often it was asked for what."""
+    own = SimpleNamespace(held=0, entered=0)
+    own.enter_lifespans = lambda: setattr(own, "entered", own.entered + 1)
     own.hold_signals = lambda: setattr(own, "held", own.held + 1)
     monkeypatch.setattr(load("worker"), "install", lambda: own)
     return own
@@ -50,7 +48,7 @@ def answer(response, environ=None):
     return [value for name, value in sent if name == "Connection"], chunks
 
 
-def test_a_request_runs_in_the_worker_with_signals_held(call, own, uwsgi, request_module):
+def test_a_request_runs_in_the_worker_with_signals_held(call, own, uwsgi):
     uwsgi.opt = {"http11-socket": b":80"}
     seen = []
 
@@ -61,19 +59,17 @@ def test_a_request_runs_in_the_worker_with_signals_held(call, own, uwsgi, reques
     response = Response("hello")
     assert call(policy) is response
     ((environ, router, held),) = seen
-    assert isinstance(environ["wsgi.input"], request_module.body.RequestThreadInput)
+    assert environ["wsgi.input"].read() == b""
     assert router.execution_policy is not policy
     assert held == 1
     assert KEY not in environ
 
 
-@pytest.mark.parametrize(("worker_id", "calls"), [(2, 1), (0, 0)])
-def test_transactions_are_refused_on_the_loop_that_runs_already(
-    call, own, uwsgi, request_module, worker_id, calls
-):
+@pytest.mark.parametrize(("worker_id", "entered"), [(2, 1), (0, 0)])
+def test_a_worker_that_has_begun_enters_lifespans_at_once(call, own, uwsgi, worker_id, entered):
     uwsgi.worker_id = lambda: worker_id
     call(lambda environ, router: Response())
-    assert own.calls == [request_module.refuse_on_loop] * calls
+    assert own.entered == entered
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])

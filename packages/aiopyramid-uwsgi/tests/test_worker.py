@@ -2,19 +2,19 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextvars
 import ctypes
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
 from websockets.frames import CloseCode
 
-from aiopyramid import fitness, threads
+from aiopyramid import fitness, homes
 from aiopyramid.bridge import await_
 
 GOING_AWAY, RESTART = CloseCode.GOING_AWAY, CloseCode.SERVICE_RESTART
@@ -72,11 +72,11 @@ def make(module, uwsgi, pairs, signals_as_found, monkeypatch):
         return made[-1]
 
     yield make
-    for home in [worker.running for worker in made if worker.running is not None]:
-        for thread in threading.enumerate():
-            if thread.name == "aiopyramid-loop":
-                home.loop.call_soon_threadsafe(home.loop.stop)
-                thread.join()
+    for home in [worker.home for worker in made if worker.home is not None]:
+        if home.loop.is_running():
+            home.loop.call_soon_threadsafe(home.loop.stop)
+        while home.loop.is_running():
+            time.sleep(0.001)
         home.loop.run_until_complete(home.loop.shutdown_default_executor())
         home.callbacks.shutdown()
         home.loop.close()
@@ -89,7 +89,7 @@ async def here(module, uwsgi):
 
     def here(mode="ThreadModeWorker"):
         worker = getattr(module, mode)()
-        worker.running, worker.pid = threads.home_here(), os.getpid()
+        worker.home = homes.home_here()
         worker.signals = Signals(module.sessions)
         return worker
 
@@ -120,19 +120,12 @@ async def thread_name():
 def test_in_thread_mode_requests_wait_for_a_loop_in_another_thread(make, uwsgi):
     worker = make()
     worker.start()
-    assert worker.run_request(lambda: await_(thread_name())) == "aiopyramid-loop"
+    assert await_(thread_name()) == "aiopyramid-loop"
     assert uwsgi.logged == [
         "aiopyramid: worker 2 runs coroutines on asyncio in a thread of its own, "
         "with up to 8 requests at a time"
     ]
     assert uwsgi.atexit == worker._at_exit
-
-
-def test_in_thread_mode_a_request_has_a_context_of_its_own(make):
-    worker, variable = make(), contextvars.ContextVar("variable", default=0)
-    worker.start()
-    worker.run_request(variable.set, 1)
-    assert worker.run_request(variable.get) == variable.get() == 0
 
 
 def test_a_signal_closes_the_sessions_before_uwsgi_gets_it(make, module, monkeypatch):
@@ -159,15 +152,115 @@ def test_a_worker_that_uwsgi_recycles_closes_its_sessions_when_it_exits(make, mo
     assert module.sessions.ends == [(RESTART, 10.0)]
 
 
-def test_a_process_that_is_no_worker_has_a_loop_when_it_needs_one(make, uwsgi):
+def test_a_process_that_is_no_worker_has_a_loop_when_it_needs_one(
+    make, module, uwsgi, gil, monkeypatch
+):
     uwsgi.worker_id = lambda: 0
-    worker = make()
+    worker = make("LoopModeWorker")
+    monkeypatch.setattr(module, "worker", worker)
     worker.start()
     worker.hold_signals()  # none are
-    assert worker.running is None
-    loop = worker.loop()
-    assert asyncio.run_coroutine_threadsafe(thread_name(), loop).result() == "aiopyramid-loop"
-    assert worker.loop() is loop
+    assert homes.process_home is None
+    assert await_(thread_name()) == "aiopyramid-loop"
+    assert gil == ["aiopyramid-loop"]
+    homes.own_loop.end()
+
+
+def test_a_worker_enters_lifespans_before_it_serves(make, monkeypatch, module):
+    worker = make()
+
+    async def enter():
+        return entered.append(await thread_name())
+
+    entered = []
+    monkeypatch.setattr(module.lifespan, "entering", enter)
+    worker.start()
+    assert entered == ["aiopyramid-loop"]
+
+
+def test_in_loop_mode_it_runs_the_loop_for_that_and_holds_signals_later(
+    make, monkeypatch, module, gil
+):
+    worker = make("LoopModeWorker")
+
+    async def enter():
+        for _ in range(3):
+            await asyncio.sleep(0)
+        entered.append((threading.get_ident(), worker.signals.held))
+
+    entered = []
+    monkeypatch.setattr(asyncio, "set_event_loop", lambda loop: None)
+    monkeypatch.setattr(module.lifespan, "entering", enter)
+    worker.start()
+    assert entered == [(threading.get_ident(), False)]
+    assert not worker.signals.held
+    worker.loop().run_until_complete(asyncio.sleep(0.2))
+    assert worker.signals.held
+
+
+@pytest.mark.parametrize(
+    ("master", "opt", "killed"),
+    [
+        (17, {}, [(17, signal.SIGINT)]),
+        (17, {"lazy-apps": True, "need-app": True}, []),  # then uWSGI itself ends
+        (0, {}, []),
+    ],
+)
+def test_a_lifespan_that_cannot_be_entered_stops_uwsgi(
+    here, module, uwsgi, monkeypatch, caplog, master, opt, killed
+):
+    async def enter():
+        raise ValueError("no database")
+
+    kills, exits = [], []
+    monkeypatch.setattr(module.os, "kill", lambda *args: kills.append(args))
+    monkeypatch.setattr(module.os, "_exit", exits.append)
+    monkeypatch.setattr(module.lifespan, "entering", enter)
+    uwsgi.opt, uwsgi.masterpid = opt, lambda: master
+    module.ThreadModeWorker().enter_lifespans()
+    assert (kills, exits) == (killed, [22])
+    [record] = caplog.records
+    assert record.getMessage() == "a lifespan could not be entered"
+    assert str(record.exc_info[1]) == "no database"
+    homes.own_loop.end()
+
+
+async def test_lifespans_are_left_when_sessions_have_ended(here, module):
+    worker = here()
+
+    async def leave():
+        left.append(list(module.sessions.ends))
+
+    left = []
+    worker.home.endings.append(leave)
+    await worker._end(signal.SIGTERM)
+    assert left == [[(RESTART, 10.0)]]
+    assert worker.signals.released == [(signal.SIGTERM, 1)]
+
+
+async def test_what_sends_events_has_ended_before_lifespans_are_left(here, module):
+    ended = []
+
+    async def send():
+        await asyncio.sleep(0.01)
+        ended.append("events")
+
+    async def leave():
+        ended.append("lifespan")
+
+    worker = here()
+    module.stream.tasks.add(asyncio.ensure_future(send()))
+    worker.home.endings.append(leave)
+    await worker._end(signal.SIGTERM)
+    assert ended == ["events", "lifespan"]
+
+
+async def test_a_worker_that_should_not_go_on_is_reloaded(here, uwsgi, monkeypatch):
+    killed = []
+    monkeypatch.setattr(signal, "pthread_kill", lambda *args: killed.append(args))
+    here()._stop(ValueError("the reason"))
+    assert killed == [(17, signal.SIGHUP)]
+    assert uwsgi.logged == ["aiopyramid: worker 2 ends because of ValueError('the reason')"]
 
 
 async def test_a_reload_lets_uwsgi_finish_requests_while_sessions_close(here, module):
@@ -219,9 +312,7 @@ async def test_a_worker_that_uwsgi_wants_to_recycle_is_reloaded(
     monkeypatch.setattr(module.options, "is_recycled", lambda: recycled)
     monkeypatch.setattr(signal, "pthread_kill", lambda *args: killed.append(args))
     worker = here()
-    worker.running = SimpleNamespace(
-        loop=SimpleNamespace(call_later=lambda *args: later.append(args))
-    )
+    worker.home = SimpleNamespace(loop=SimpleNamespace(call_later=lambda *args: later.append(args)))
     worker._watch()
     assert killed == ([(17, signal.SIGHUP)] if recycled else [])
     assert later == ([] if recycled else [(1, worker._watch)])
@@ -237,19 +328,6 @@ def test_only_a_worker_that_may_be_recycled_is_watched(make, uwsgi, monkeypatch,
     monkeypatch.setattr(loop, "call_later", lambda delay, function: watched.set())
     worker.start()
     assert watched.is_set() is bool(opt)
-
-
-def test_a_coroutine_cannot_end_the_loop(module, caplog):
-    runs = []
-
-    def run_forever():
-        runs.append(1)
-        if len(runs) == 1:
-            raise SystemExit
-
-    module._run_forever(SimpleNamespace(run_forever=run_forever))
-    assert len(runs) == 2
-    assert "a coroutine tried to end the process" in caplog.text
 
 
 # Loop mode.
@@ -279,13 +357,6 @@ def test_in_loop_mode_the_loop_is_for_uwsgi_to_run(make, uwsgi, module, gil, mon
     loops[0].run_until_complete(loops[0].run_in_executor(None, int))
     assert worker.signals.held
     assert [name.rpartition("_")[0] for name in gil] == ["aiopyramid"]
-
-
-def test_in_loop_mode_a_request_has_a_context_of_its_own(make):
-    variable = contextvars.ContextVar("variable", default=0)
-    worker = make("LoopModeWorker")
-    worker.run_request(variable.set, 1)
-    assert worker.run_request(variable.get) == variable.get() == 0
 
 
 @pytest.mark.parametrize(("code", "ends"), [(RESTART, 2), (GOING_AWAY, 1)])
@@ -336,7 +407,7 @@ def test_the_worker_is_of_the_mode_that_uwsgi_runs_in(module, uwsgi, started, lo
     mode = module.LoopModeWorker if loop_mode else module.ThreadModeWorker
     assert type(worker) is mode
     assert started == [worker]
-    assert threads.thread_home == worker.home
+    assert homes.obstacle == ""
     assert fitness.required is loop_mode
     assert module.install() is worker
     assert started == [worker]
@@ -346,6 +417,7 @@ def test_before_the_fork_a_worker_starts_after_it(module, uwsgi, started):
     uwsgi.worker_id = lambda: 0
     worker = module.install()
     assert started == []
+    assert "set `lazy-apps = true`" in homes.obstacle
     uwsgi.post_fork_hook()
     assert started == [worker]
 
@@ -365,7 +437,7 @@ def test_the_hook_after_the_fork_is_shared_with_uwsgidecorators(
 def test_callbacks_have_threads_of_their_own(make):
     worker = make()
     worker.start()
-    callbacks = worker.home().callbacks
+    callbacks = worker.home.callbacks
     assert isinstance(callbacks, concurrent.futures.ThreadPoolExecutor)
     name = callbacks.submit(lambda: threading.current_thread().name).result()
     assert name.startswith("aiopyramid-callback")

@@ -16,25 +16,20 @@ def includeme(config: Configurator) -> None:
 
     Makes `aiopyramid.config.CoroutineOrExecutorMapper` the default view
     mapper, makes Pyramid's thread-locals context-local, lets a security policy
-    have coroutines, and adds the view predicate ``websocket`` and the options
-    of WebSocket views.
+    have coroutines, and adds the directives ``add_lifespan`` and
+    ``add_background_task``, the view predicate ``websocket`` and the options of WebSocket
+    views.
     """
-    from . import threadlocal
+    from . import homes, threadlocal
     from .config import CoroutineOrExecutorMapper
 
     threadlocal.install()
     config.set_view_mapper(CoroutineOrExecutorMapper)
     config.include(".auth")
+    config.include(".debug")
     config.include(".fitness")
-    if _is_uwsgi():
+    config.include(".lifespan")
+    config.include(".request")
+    if homes.in_uwsgi():
         config.include("aiopyramid_uwsgi")
     config.include(".websocket")
-
-
-def _is_uwsgi() -> bool:
-    # The module exists only in uWSGI's own processes.
-    try:
-        import uwsgi  # noqa: F401
-    except ImportError:
-        return False
-    return True

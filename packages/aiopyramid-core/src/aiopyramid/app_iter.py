@@ -8,7 +8,6 @@ worker thread. Either way, the loop is free while the chunk is being made.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
@@ -20,7 +19,7 @@ END = object()
 class CoroutineAppIter:
     """A body made by an asynchronous iterator, such as an async generator."""
 
-    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+    def __init__(self, chunks: AsyncIterator[Any]) -> None:
         self.chunks = chunks
 
     def __iter__(self) -> Iterator[bytes]:
@@ -28,9 +27,10 @@ class CoroutineAppIter:
 
     def __next__(self) -> bytes:
         try:
-            return bridge.run_coroutine(self.chunks.__anext__())
+            chunk: bytes = bridge.run_coroutine(self.chunks.__anext__())
         except StopAsyncIteration:
             raise StopIteration from None
+        return chunk
 
     def close(self) -> None:
         """End the generator, so that its ``finally`` blocks run."""
@@ -47,8 +47,9 @@ class CoroutineAppIter:
 
     async def aclose(self) -> None:
         """As `close`, on the event loop."""
-        if inspect.isasyncgen(self.chunks):
-            await bridge.spawn_greenlet(bridge.run_coroutine, self.chunks.aclose())
+        aclose = getattr(self.chunks, "aclose", None)
+        if aclose is not None:
+            await bridge.spawn_greenlet(bridge.run_coroutine, aclose())
 
 
 class ExecutorAppIter:

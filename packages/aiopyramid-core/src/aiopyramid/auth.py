@@ -14,6 +14,7 @@ from .creation import when_created
 from .helpers import (
     as_coroutine_function,
     is_coroutine_function,
+    spawn_greenlet,
     spawn_greenlet_on_scope_error,
     synchronize,
 )
@@ -35,7 +36,8 @@ class CoroutineSecurityPolicy:
     ``permits``, ``remember`` and ``forget`` are coroutines. To Pyramid they are
     plain methods that wait, so ``request.identity``,
     ``request.has_permission()`` and a view's ``permission`` work everywhere:
-    in tweens, in threaded views and in coroutine views.
+    in tweens, in threaded views and in coroutine views. Its plain methods may call
+    synchronized functions there as well.
 
     Args:
         policy: The policy to wrap.
@@ -51,23 +53,23 @@ class CoroutineSecurityPolicy:
 
     def identity(self, request: Any) -> Any:
         """Return the identity of the current user, or ``None``."""
-        return _waiting(self.policy.identity)(request)
+        return _calling(self.policy.identity)(request)
 
     def authenticated_userid(self, request: Any) -> Any:
         """Return the current user's id, or ``None``."""
-        return _waiting(self.policy.authenticated_userid)(request)
+        return _calling(self.policy.authenticated_userid)(request)
 
     def permits(self, request: Any, context: Any, permission: str) -> Any:
         """Return True if the current user has a permission on a context."""
-        return _waiting(self.policy.permits)(request, context, permission)
+        return _calling(self.policy.permits)(request, context, permission)
 
     def remember(self, request: Any, userid: Any, **kwargs: Any) -> Any:
         """Return the headers that log a user in."""
-        return _waiting(self.policy.remember)(request, userid, **kwargs)
+        return _calling(self.policy.remember)(request, userid, **kwargs)
 
     def forget(self, request: Any, **kwargs: Any) -> Any:
         """Return the headers that log the current user out."""
-        return _waiting(self.policy.forget)(request, **kwargs)
+        return _calling(self.policy.forget)(request, **kwargs)
 
 
 METHODS = ("identity", "authenticated_userid", "permits", "remember", "forget")
@@ -102,6 +104,19 @@ def includeme(config: Configurator) -> None:
     # application may set its policy at any time, and commit several times.
     config.add_view_deriver(coroutine_policy)
     when_created(config, lambda event: wrap())
+
+
+def _calling(method: Any) -> Any:
+    """Let a method wait wherever it is called from, and a plain one what it calls."""
+    if is_coroutine_function(method):
+        return _waiting(method)
+
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        if bridge.is_stepped():  # by a coroutine view, say
+            return bridge.run_coroutine(spawn_greenlet(method, *args, **kwargs))
+        return method(*args, **kwargs)
+
+    return plain
 
 
 def _waiting(method: Any) -> Any:

@@ -21,6 +21,8 @@ must wait, the whole greenlet is put aside until the result is there::
                             result <---------------------- return
     task is done <--------- return result
 
+A child that is done waits for the next function, because a new greenlet is expensive.
+
 Three rules make this safe.
 
 1. *The driver awaits in the caller's own task.* No task is made, so
@@ -51,7 +53,7 @@ a greenlet whose parent runs an event loop that is not ours
     the loop, and the task's callback switches back.
 a thread without a running event loop
     hands the awaitable to the loop that the thread works for, and blocks: see
-    :mod:`aiopyramid.threads`.
+    :mod:`aiopyramid.threads`, and :mod:`aiopyramid.homes` for which loop that is.
 anywhere else
     is the event loop itself: waiting would stop it. The coroutine is closed,
     so that no "never awaited" warning follows, and `ScopeError` is raised.
@@ -60,7 +62,6 @@ anywhere else
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import functools
 import sys
@@ -72,8 +73,10 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import greenlet
 
-from . import threads
+from . import homes, threads
 from .exceptions import ScopeError
+from .homes import Home
+from .request_threads import RequestCall
 
 __all__ = [
     "await_",
@@ -91,28 +94,86 @@ ON_THE_LOOP = """\
 {what} cannot be waited for here: this code was called by a coroutine and runs \
 on the event loop itself, which would stop.
 Await the coroutine directly; or, if plain code must wait for it, \
-call that plain code with `await aiopyramid.helpers.spawn_greenlet(function, ...)`."""
+call that plain code with `await aiopyramid.helpers.spawn_greenlet(function, ...)`.
+In a test that is a coroutine, call the application \
+with `async with aiopyramid.testing.client(app) as c: await c.get("/path")`."""
+
+CLOSED = """\
+{what} cannot be waited for here: the coroutine that waited for this code was closed, \
+so this code must end without waiting.
+To let its `finally` blocks wait, cancel the task instead, and await that."""
 
 NO_LOOP = """\
-{what} cannot be waited for here: thread {thread!r} works for no running event loop.
-Start the thread's work with aiopyramid.helpers.use_executor, \
-or run this code on an event loop \
-with `await aiopyramid.helpers.spawn_greenlet(function, ...)`."""
+{what} cannot be waited for here: the event loop that thread {thread!r} works for \
+does not run, yet or any more.
+Start and end such a thread in a lifespan, `config.add_lifespan(factory)`, \
+which is entered when the loop runs and left before it ends."""
 
 
 class Child(greenlet.greenlet):
-    """A greenlet that can wait: it knows the driver to switch awaitables to."""
+    """
+    A greenlet that can wait: it knows the driver to switch awaitables to.
+
+    It runs one function after another, until one raises an exception: a new greenlet costs
+    several times as much as what most functions do.
+    """
 
     driver: greenlet.greenlet | None
     in_coroutine: bool
     #: Makes the exception that plain code here gets instead of CancelledError.
-    interruption: Callable[[asyncio.CancelledError], BaseException] | None = None
+    interruption: Callable[[asyncio.CancelledError], BaseException] | None
+    #: Whether the function has returned, and `result` is there.
+    idle: bool
+    result: Any
 
-    def __init__(self, func: Callable[..., Any], driver: greenlet.greenlet) -> None:
-        super().__init__(func, driver)
+    def __init__(self) -> None:
+        super().__init__(_run_functions)
+
+    def begin(self, driver: greenlet.greenlet) -> None:
+        """Run the function that is switched here next, for this driver."""
+        self.driver = self.parent = driver
         self.gr_context = driver.gr_context
-        self.driver = driver
-        self.in_coroutine = False
+        self.in_coroutine = self.idle = False
+        self.interruption = None
+
+    def take_result(self) -> Any:
+        """Return what the function has returned."""
+        result = self.result
+        self.gr_context = self.result = None
+        return result
+
+
+# References from a greenlet's own frames would keep one alive that is forgotten while it waits.
+
+
+def _run_functions() -> None:
+    # It is begun without arguments, which greenlet would keep until it ends.
+    result = None
+    while (driver := _become_idle(result)) is not None:
+        result = None
+        func, args, kwargs = driver.switch()
+        result = func(*args, **kwargs)
+        del func, args, kwargs
+
+
+def _become_idle(result: Any) -> greenlet.greenlet | None:
+    child = greenlet.getcurrent()
+    assert isinstance(child, Child)
+    child.result, child.idle = result, child.driver is not None
+    return child.driver  # None if it is being ended
+
+
+class _Idle(threading.local):
+    """The idle greenlets of a thread."""
+
+    def __init__(self) -> None:
+        self.children: list[Child] = []
+
+
+# Each keeps 16 KiB for its next function.
+MAX_IDLE = 64
+
+_idle = _Idle()
 
 
 async def spawn_greenlet(func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -132,11 +193,13 @@ async def spawn_greenlet(func: Callable[P, T], *args: P.args, **kwargs: P.kwargs
         BaseException: What ``func`` raises. Cancelling the caller raises
             `asyncio.CancelledError` inside ``func``, where it waits.
     """
-    threads.home_here()
-    child = Child(func, greenlet.getcurrent())
+    homes.home_here()
+    children = _idle.children
+    child = children.pop() if children else _new_child()
+    child.begin(greenlet.getcurrent())
     try:
-        result = child.switch(*args, **kwargs)
-        while not child.dead:
+        result = child.switch(func, args, kwargs)
+        while not (child.idle or child.dead):
             # The child waits: `result` is what it waits for.
             try:
                 value = await result
@@ -151,9 +214,21 @@ async def spawn_greenlet(func: Callable[P, T], *args: P.args, **kwargs: P.kwargs
             else:
                 _adopt(child)
                 result = child.switch(value)
+        if child.idle:  # or GreenletExit has ended it, which is a result to greenlet
+            result = child.take_result()
+            if len(children) < MAX_IDLE:
+                children.append(child)
         return result  # type: ignore[no-any-return]
     finally:
-        _end(child)
+        if not child.idle:
+            _end(child)
+
+
+def _new_child() -> Child:
+    child = Child()
+    child.begin(greenlet.getcurrent())
+    child.switch()
+    return child
 
 
 def _adopt(child: Child) -> None:
@@ -191,7 +266,7 @@ def await_(awaitable: Awaitable[T]) -> T:
     Raises:
         ScopeError: If waiting is impossible here; a coroutine is then closed.
     """
-    if threads.call_here() is not None:
+    if _is_in_thread():
         return _wait_in_thread(awaitable, _handling())
     current = greenlet.getcurrent()
     if isinstance(current, Child):
@@ -203,11 +278,15 @@ def await_(awaitable: Awaitable[T]) -> T:
                 return driver.switch(_handling()(awaitable))  # type: ignore[no-any-return]
             except asyncio.CancelledError as exc:
                 _raise_in_plain_code(exc)
-    elif _get_running_loop() is None:
-        return _wait_in_thread(awaitable, _handling())
     elif _loop_is_parent_of(current):
         return _wait_for_task(current, _handling()(awaitable))
     raise _refuse(awaitable)
+
+
+def _is_in_thread() -> bool:
+    # Without a look at greenlets: a thread that has used them must not end (see
+    # :mod:`aiopyramid.threads`), and servers end theirs.
+    return _get_running_loop() is None
 
 
 def cancel_as(interruption: Callable[[asyncio.CancelledError], BaseException]) -> None:
@@ -244,14 +323,20 @@ def _as_it_is(awaitable: Awaitable[T]) -> Awaitable[T]:
 
 def can_wait() -> bool:
     """Return True if this is plain code that can wait, not called by a coroutine."""
-    if threads.call_here() is not None:
-        return threads.home_of_thread() is not None
+    if _is_in_thread():
+        return homes.has_home()
     current = greenlet.getcurrent()
     if isinstance(current, Child):
         return current.driver is not None and not current.in_coroutine
-    if _get_running_loop() is None:
-        return threads.home_of_thread() is not None
     return _loop_is_parent_of(current)
+
+
+def is_stepped() -> bool:
+    """Return True if this is called by a coroutine whose steps `run_coroutine` makes here."""
+    if _is_in_thread():
+        return False
+    current = greenlet.getcurrent()
+    return isinstance(current, Child) and current.driver is not None and current.in_coroutine
 
 
 def in_worker_thread() -> bool:
@@ -261,14 +346,23 @@ def in_worker_thread() -> bool:
 
 def scope_error(what: str) -> ScopeError:
     """Make the error for code that waits where it cannot."""
-    message = NO_LOOP if _get_running_loop() is None else ON_THE_LOOP
+    if _is_in_thread():
+        message = homes.obstacle or NO_LOOP
+    else:
+        current = greenlet.getcurrent()
+        is_closed = isinstance(current, Child) and current.driver is None
+        message = CLOSED if is_closed else ON_THE_LOOP
     return ScopeError(message.format(what=what, thread=threading.current_thread().name))
 
 
 def _refuse(awaitable: Awaitable[Any]) -> ScopeError:
     if isinstance(awaitable, Coroutine | Generator):
         awaitable.close()  # or Python warns that it was never awaited
-    return scope_error(getattr(awaitable, "__qualname__", None) or repr(awaitable))
+    return scope_error(_name(awaitable))
+
+
+def _name(awaitable: Awaitable[Any]) -> str:
+    return getattr(awaitable, "__qualname__", None) or repr(awaitable)
 
 
 def run_coroutine(coroutine: Awaitable[T]) -> T:
@@ -283,7 +377,7 @@ def run_coroutine(coroutine: Awaitable[T]) -> T:
     def stepped(coroutine: Awaitable[T]) -> Coroutine[Any, Any, T]:
         return spawn_greenlet(step, coroutine)
 
-    if threads.call_here() is not None:
+    if _is_in_thread():
         return _wait_in_thread(coroutine, stepped)
     current = greenlet.getcurrent()
     if isinstance(current, Child) and current.driver is not None:
@@ -294,8 +388,6 @@ def run_coroutine(coroutine: Awaitable[T]) -> T:
             _raise_in_plain_code(exc)
     if not can_wait():
         raise _refuse(coroutine)
-    if _get_running_loop() is None:
-        return _wait_in_thread(coroutine, stepped)
     return _wait_for_task(current, stepped(coroutine))
 
 
@@ -357,7 +449,7 @@ def _wait_for_task(current: greenlet.greenlet, awaitable: Awaitable[T]) -> T:
     parent = current.parent
     assert parent is not None
     contexts: list[contextvars.Context] = []
-    task = asyncio.ensure_future(_as_coroutine(awaitable, contexts))
+    task = asyncio.ensure_future(threads.keep_context(awaitable, contexts))
 
     def resume(_: asyncio.Future[T]) -> None:
         current.switch()
@@ -376,17 +468,29 @@ def _wait_for_task(current: greenlet.greenlet, awaitable: Awaitable[T]) -> T:
     return task.result()
 
 
-async def _as_coroutine(awaitable: Awaitable[T], contexts: list[contextvars.Context]) -> T:
-    """Await in a task of its own, and leave the context for :func:`threads.take_over`."""
-    try:
-        return await awaitable
-    finally:
-        contexts.append(contextvars.copy_context())
-
-
 def _wait_in_thread(awaitable: Awaitable[T], how: Callable[[Any], Awaitable[T]]) -> T:
-    home = threads.home_of_thread()
-    if home is not None:
-        with contextlib.suppress(threads.LoopClosed):
-            return threads.wait_in_thread(home, awaitable, how)
-    raise _refuse(awaitable)
+    wait = threads.wait_in_thread if threads.call_here() is not None else _wait_in_call
+    try:
+        home = homes.home_of_thread()
+        if home is not None and wait is _wait_in_call and (first := homes.what_comes_first(home)):
+            _wait_in_call(home, first, _as_it_is)
+    except BaseException:
+        threads.close(awaitable)
+        raise
+    if home is None:
+        raise _refuse(awaitable)
+    if home.can_be_run():
+        return threads.run_while_waiting(home, awaitable, how)
+    try:
+        return wait(home, awaitable, how)
+    except homes.LoopClosed:
+        raise scope_error(_name(awaitable)) from None
+
+
+def _wait_in_call(home: Home, awaitable: Awaitable[T], how: Callable[[Any], Awaitable[T]]) -> T:
+    # So that the coroutine can use this thread, as that of a request.
+    call = RequestCall(functools.partial(threads.wait_in_thread, home, awaitable, how), None)
+    try:
+        return call.run()  # type: ignore[no-any-return]
+    finally:
+        call.settle()

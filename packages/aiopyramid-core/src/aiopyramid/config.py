@@ -89,8 +89,9 @@ class AsyncioMapperBase(DefaultViewMapper):  # type: ignore[misc]
 
         @_like(mapped)
         def executor_view(context: Any, request: Any) -> Any:
-            in_its_place = _as_it_is if bridge.in_worker_thread() else ExecutorAppIter
-            return _stream(run(mapped, context, request), in_its_place)
+            if bridge.in_worker_thread():
+                return _stream(mapped(context, request), _as_it_is)
+            return _stream(run(mapped, context, request), ExecutorAppIter)
 
         return executor_view
 
@@ -172,7 +173,7 @@ def _stream(result: Any, in_its_place: Callable[[Any], Any]) -> Any:
     if not IResponse.providedBy(result) or isinstance(result, FileResponse):
         return result
     app_iter = getattr(result, "app_iter", None)
-    if isinstance(app_iter, list | tuple):
+    if isinstance(app_iter, list | tuple | CoroutineAppIter):
         return result
     if isinstance(app_iter, AsyncIterator):
         streamed: Any = CoroutineAppIter(app_iter)

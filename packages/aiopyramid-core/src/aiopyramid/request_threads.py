@@ -31,7 +31,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from . import threads
 from .exceptions import ClientDisconnected, ScopeError
-from .threads import Home, ThreadCall, Wait, bound
+from .homes import Home, LoopClosed
+from .threads import ThreadCall, Wait, bound
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,13 +55,13 @@ class RequestCall(ThreadCall[T]):
 
     Args:
         func: The plain code.
-        home: The loop.
+        home: The loop that asks for it; ``None`` if this thread does.
     """
 
     #: Returns True if the client has left. None where the server cannot know.
     has_left: Callable[[], bool] | None = None
 
-    def __init__(self, func: Callable[[], T], home: Home) -> None:
+    def __init__(self, func: Callable[[], T], home: Home | None) -> None:
         super().__init__(func, home)
         self.request: RequestCall[Any] = self  # the outermost call of the request
 
@@ -86,12 +87,11 @@ def request_interruption(*, client_left: bool) -> Exception:
     return concurrent.futures.CancelledError("what this waits for was cancelled")
 
 
-def run_as_request(home: Home, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+def run_as_request(func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """
     Run a request's plain code in this thread, which the server has for it, in a new context.
 
     Args:
-        home: The loop for its coroutines.
         func: The plain code.
         args: Positional arguments for ``func``.
         kwargs: Keyword arguments for ``func``.
@@ -102,7 +102,7 @@ def run_as_request(home: Home, func: Callable[P, T], *args: P.args, **kwargs: P.
     Raises:
         BaseException: What ``func`` raises.
     """
-    call = RequestCall(bound(func, *args, **kwargs), home)
+    call = RequestCall(bound(func, *args, **kwargs), None)
     try:
         return call.run()  # type: ignore[no-any-return]
     finally:
@@ -175,7 +175,7 @@ class DeliveredCall(RequestCall[T]):
             result = super().run()
         except BaseException as exc:
             exception = exc
-        with contextlib.suppress(threads.LoopClosed):  # then nobody waits
+        with contextlib.suppress(LoopClosed):  # then nobody waits
             self.home.call(self.deliver, result, exception)
         del exception  # its traceback knows this frame
 
@@ -382,6 +382,8 @@ class RequestThreads:
             try:
                 if self.ready:
                     inbox, call = self.ready.popleft(), None
+                elif self.running >= self.places:  # a thread has let the last one go on
+                    continue
                 elif self.idle or self._start_thread():
                     inbox, call = self._pair()
                 else:
@@ -466,7 +468,7 @@ class RequestThreads:
                 leave = not self.pass_on()
                 try:
                     self.home.call(functools.partial(self._become_idle, inbox, leave=leave))
-                except threads.LoopClosed:
+                except LoopClosed:
                     return
                 call = inbox.get()
 

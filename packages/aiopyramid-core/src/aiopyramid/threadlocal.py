@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
+from pyramid.exceptions import ConfigurationError
 from pyramid.threadlocal import ThreadLocalManager, manager
 
 # Immutable, because a task copies its creator's context but not the values in it.
@@ -46,9 +47,9 @@ class ContextLocalManager(ThreadLocalManager):  # type: ignore[misc]
     set = push
 
     def pop(self) -> dict[str, Any] | None:
-        *rest, info = self._entries() or (None,)
-        _stack.set(tuple(rest))
-        return info
+        entries = self._entries()
+        _stack.set(entries[:-1])
+        return entries[-1] if entries else None
 
     def get(self) -> dict[str, Any]:
         entries = self._entries()
@@ -64,8 +65,18 @@ def install() -> None:
 
     Changes the class of Pyramid's manager object, because many modules hold
     that object by name. Installing twice does nothing.
+
+    Raises:
+        pyramid.exceptions.ConfigurationError: In a process that gevent has patched.
     """
-    manager.__class__ = ContextLocalManager
+    try:
+        manager.__class__ = ContextLocalManager
+    except TypeError as exc:
+        # gevent's thread-locals are of a class of its own.
+        raise ConfigurationError(
+            "aiopyramid runs asyncio's event loop, which cannot be where gevent has patched "
+            "Python's threads; use gunicorn's gthread or aiopyramid's own worker instead"
+        ) from exc
 
 
 def uninstall() -> None:

@@ -18,7 +18,7 @@ a coroutine to the loop (:class:`Wait`). Both may happen inside of each other::
 Five rules:
 
 1. *All bookkeeping happens on the loop.* Threads only put functions into the
-   loop's queue (:class:`Home`), one wake-up for all that are ready, so nothing
+   loop's queue (:class:`~aiopyramid.homes.Home`), one wake-up for all that are ready, so nothing
    here needs a lock.
 2. *A thread that waits is woken once its coroutine has ended*, ``finally``
    blocks included, so that neither gives back what the other still uses.
@@ -41,32 +41,30 @@ import contextlib
 import contextvars
 import functools
 import logging
+import os
 import queue
 import sys
 import threading
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextvars import Context, ContextVar, copy_context
+from contextvars import ContextVar, copy_context
 from typing import Any, Generic, ParamSpec, TypeVar
-from weakref import WeakSet
 
+from . import homes
 from .exceptions import ClientDisconnected
+from .homes import Home, LoopClosed, home_here
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 logger = logging.getLogger("aiopyramid")
 
-thread_home: Callable[[], Home] | None = None
-"""Returns the loop for threads that were not started here. A server whose requests
-run in its own threads sets this."""
-
-_homes: WeakSet[Home] = WeakSet()
-_home: ContextVar[Home] = ContextVar("home")
 _call: ContextVar[ThreadCall[Any] | None] = ContextVar("thread_call", default=None)
 _pool_waits: ContextVar[bool] = ContextVar("pool_waits", default=False)
 
+
+# How often a thread looks whether somebody else's loop is closed, in seconds.
+LOOK = 0.5
 
 INTERRUPTIONS = (
     ClientDisconnected,
@@ -74,108 +72,6 @@ INTERRUPTIONS = (
     concurrent.futures.CancelledError,
 )
 """What plain code raises that was interrupted."""
-
-
-class LoopClosed(RuntimeError):
-    """The loop that a thread works for is closed."""
-
-
-class Home:
-    """An event loop that threads can hand functions to."""
-
-    __slots__ = ("__weakref__", "callbacks", "context", "given_up", "loop", "ready", "woken")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.ready: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self.woken = False
-        # An empty context, not that of the request that happens to come first.
-        self.context = Context()
-        self.given_up: asyncio.Future[None] = loop.create_future()
-        #: The threads of `run_callback`, which need not wait for other work; ``None`` for
-        #: the loop's default executor.
-        self.callbacks: Executor | None = None
-        _homes.add(self)
-
-    def give_up(self) -> None:
-        """Stop waiting for interrupted threads, because the loop is about to end."""
-        if not self.given_up.done():
-            self.given_up.set_result(None)
-
-    def call(self, function: Callable[..., object], *args: Any) -> None:
-        """
-        Let the loop call a function soon. May be called in any thread.
-
-        Raises:
-            LoopClosed: If the loop is closed.
-        """
-        item = (function, args)
-        self.ready.append(item)
-        if not self.woken:
-            self.woken = True
-            try:
-                self.loop.call_soon_threadsafe(self._run, context=self.context)
-            except RuntimeError as exc:
-                self.woken = False
-                with contextlib.suppress(ValueError):
-                    self.ready.remove(item)
-                raise LoopClosed from exc
-
-    def _run(self) -> None:
-        self.woken = False  # first: what comes from now on wakes the loop again
-        try:
-            for _ in range(len(self.ready)):
-                function, args = self.ready.popleft()
-                function(*args)
-        except BaseException:
-            self.loop.call_soon(self._run, context=self.context)  # the others
-            raise
-
-
-DEFAULT_SWITCH_INTERVAL = 0.005
-SWITCH_INTERVAL = 0.0005
-
-
-def let_the_loop_in() -> None:
-    """
-    Let threads that compute give way to the loop's thread sooner, for this whole process.
-
-    Python's default of 5 ms is what the loop waits for each of them at each of
-    its turns. An interval that the application has chosen is left alone.
-    """
-    if sys.getswitchinterval() == DEFAULT_SWITCH_INTERVAL:
-        sys.setswitchinterval(SWITCH_INTERVAL)
-
-
-def home_here() -> Home:
-    """Return the home of the running loop, and remember it for threads that start from here."""
-    loop = asyncio.get_running_loop()
-    home = _home.get(None)
-    if home is None or home.loop is not loop:
-        home = _home_of(loop)
-        _home.set(home)
-    return home
-
-
-def _home_of(loop: asyncio.AbstractEventLoop) -> Home:
-    # Some server of ours keeps one for good.
-    return next((home for home in tuple(_homes) if home.loop is loop), None) or Home(loop)
-
-
-def home_of_thread() -> Home | None:
-    """
-    Find the loop that this thread works for.
-
-    It is known from the context, else from :data:`thread_home`, else it is the
-    one running loop in use here.
-    """
-    home = _home.get(None)
-    if home is not None and home.loop.is_running():
-        return home
-    if thread_home is not None:
-        return thread_home()
-    running = [home for home in tuple(_homes) if home.loop.is_running()]
-    return running[0] if len(running) == 1 else None
 
 
 # Exceptions that are being handled
@@ -299,12 +195,23 @@ class Wait(Generic[T]):
     # In the thread.
 
     def outcome(self) -> T:
-        """Run the calls that coroutines hand to this thread, until the awaitable has a result."""
+        """
+        Run the calls that coroutines hand to this thread, until the awaitable has a result.
+
+        Raises:
+            LoopClosed: If the loop is closed before.
+            BaseException: What the awaitable raises; or what a signal raises here, when what
+                it has cancelled has ended. For a second signal, nothing is waited for.
+        """
         try:
-            while (work := self.inbox.get()) is not None:
-                work.run()
+            self._work()
+        except LoopClosed:
+            raise
         except BaseException:  # such as KeyboardInterrupt
-            self.home.call(self.cancel)
+            with contextlib.suppress(LoopClosed):  # then there is nothing to wait for
+                self.home.call(self.cancel)
+                if not self.done:
+                    self._work()
             raise
         take_over(self.context)
         del self.context  # which knows this object
@@ -318,6 +225,20 @@ class Wait(Generic[T]):
             raise self.exception
         finally:
             del self.exception  # whose traceback knows this frame
+
+    def _work(self) -> None:
+        # Somebody else's loop may be closed while this waits, and say nothing.
+        timeout = None if self.home is homes.process_home else LOOK
+        while True:
+            try:
+                work = self.inbox.get(timeout=timeout)
+            except queue.Empty:
+                if self.home.loop.is_closed():
+                    raise LoopClosed from None
+                continue
+            if work is None:
+                return
+            work.run()
 
 
 def wait_in_thread(
@@ -340,8 +261,35 @@ def wait_in_thread(
     if call is not None:
         call.prepare(wait)
         wait.passed_on = call.pass_on()
-    home.call(wait.start)
-    return wait.outcome()
+    try:
+        home.call(wait.start)
+        return wait.outcome()
+    except LoopClosed:
+        if not wait.begun:
+            close(awaitable)
+        raise
+
+
+def run_while_waiting(
+    home: Home, awaitable: Awaitable[T], how: Callable[[Awaitable[T]], Awaitable[T]]
+) -> T:
+    """Run a loop in this thread until an awaitable has a result; see `Home.can_be_run`."""
+    contexts: list[contextvars.Context] = []
+    home.lent = True
+    try:
+        return home.loop.run_until_complete(keep_context(how(awaitable), contexts))
+    finally:
+        home.lent = False
+        for context in contexts:
+            take_over(context)
+
+
+async def keep_context(awaitable: Awaitable[T], contexts: list[contextvars.Context]) -> T:
+    """Await in a task of its own, and leave the task's context for :func:`take_over`."""
+    try:
+        return await awaitable
+    finally:
+        contexts.append(copy_context())
 
 
 def call_here() -> ThreadCall[Any] | None:
@@ -349,6 +297,15 @@ def call_here() -> ThreadCall[Any] | None:
     call = _call.get()
     # Other threads and the loop may have copies of that call's context.
     return call if call is not None and call.ident == threading.get_ident() else None
+
+
+def _forget_call() -> None:
+    _call.set(None)
+
+
+if hasattr(os, "register_at_fork"):
+    # The loop that such a call is for stays in the process that was forked.
+    os.register_at_fork(after_in_child=_forget_call)
 
 
 def close(awaitable: Awaitable[Any]) -> None:
@@ -366,12 +323,15 @@ class ThreadCall(Generic[T]):
 
     Args:
         func: The plain code.
-        home: The loop that asks for it.
+        home: The loop that asks for it; ``None`` if this thread does.
     """
 
-    def __init__(self, func: Callable[[], T], home: Home) -> None:
+    home: Home
+
+    def __init__(self, func: Callable[[], T], home: Home | None) -> None:
         self.func = func
-        self.home = home
+        if home is not None:
+            self.home = home
         self.context = copy_context()
         self.context.run(_call.set, self)
         self.ident = 0

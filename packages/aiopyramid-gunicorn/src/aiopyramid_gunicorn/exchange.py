@@ -57,6 +57,7 @@ class Exchange:
         "call",
         "cancelled",
         "connection",
+        "ends_with_client",
         "environ",
         "expects_continue",
         "keep",
@@ -80,6 +81,7 @@ class Exchange:
         self.body_timeout = connection.worker.heads.seconds
         self.cancelled = False
         self.expects_continue = False
+        self.ends_with_client = False  # at once, even if that has closed its own side only
         self.start: datetime | None = None
         self.call: ExchangeCall | None = None
         self.task: asyncio.Task[Any] | None = None
@@ -280,8 +282,8 @@ class Exchange:
             self.connection.finished(self)
         else:
             self.call = None
-            self.task = self.connection.worker.loop.create_task(self._send(body))
-            self.task.add_done_callback(lambda _: self.connection.finished(self))
+            task = self.connection.worker.loop.create_task(self._send(body))
+            task.add_done_callback(lambda _: self.connection.finished(self))
 
     def task_ended(self, task: asyncio.Task[CoroutineAppIter | None]) -> None:
         """Called when the plain code of the request has ended in a task."""
@@ -295,12 +297,18 @@ class Exchange:
 
     async def _send(self, body: CoroutineAppIter) -> None:
         # The request's plain code has ended: this holds no thread.
+        self.task = asyncio.current_task()  # may be cancelled from now on
         response = self.response
         assert response is not None
         connection = self.connection
         run_plain = connection.worker.run_plain(connection.has_left)
         try:
             try:
+                self.ends_with_client = getattr(body.chunks, "ends_with_client", False)
+                if self.ends_with_client and connection.half_closed:
+                    connection.left = True
+                if self.cancelled or connection.left:  # before this began
+                    raise asyncio.CancelledError
                 async for chunk in body:
                     response.write(chunk)
                     await self.output.send_from_loop()

@@ -106,7 +106,9 @@ class HTTP1Connection(asyncio.Protocol):
             if ssl_object.selected_alpn_protocol() == "h2":
                 self._hand_over(HTTPProtocol(worker))
                 return
-        self._sniffs = compat.negotiation.prior_knowledge_allowed(worker.cfg, self.peer)
+        self._sniffs = worker.may_begin_with_h2c and (
+            compat.negotiation.prior_knowledge_allowed(worker.cfg, self.peer)
+        )
         worker.connections.add(self)
         self._wait(worker.heads)
 
@@ -121,9 +123,7 @@ class HTTP1Connection(asyncio.Protocol):
             self.next_request()
         else:
             self.reader_reads()
-            if len(self.buffer) >= READ_AHEAD and not self.reading_paused:
-                self.reading_paused = True
-                self.transport.pause_reading()
+        self._pace_reading()
 
     def eof_received(self) -> bool:
         """
@@ -136,7 +136,7 @@ class HTTP1Connection(asyncio.Protocol):
         if self.exchange is None or self.lingering or self.is_tls:
             return False  # the transport closes
         self.reader_reads()
-        self._grace = self.worker.loop.call_later(self.worker.disconnect_grace, self._leave)
+        self._leave_later()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -148,7 +148,7 @@ class HTTP1Connection(asyncio.Protocol):
             if exc is not None:
                 self._leave()  # a reset: nobody is there to read an answer
             elif self._grace is None:
-                self._grace = self.worker.loop.call_later(self.worker.disconnect_grace, self._leave)
+                self._leave_later()
 
     def pause_writing(self) -> None:
         self.writing_paused = True
@@ -167,6 +167,11 @@ class HTTP1Connection(asyncio.Protocol):
     def has_left(self) -> bool:
         """Return True if the client has left."""
         return self.closed or self.left
+
+    def _leave_later(self) -> None:
+        assert self.exchange is not None
+        grace = 0 if self.exchange.ends_with_client else self.worker.disconnect_grace
+        self._grace = self.worker.loop.call_later(grace, self._leave)
 
     def _leave(self) -> None:
         self.left = True
@@ -263,17 +268,26 @@ class HTTP1Connection(asyncio.Protocol):
         elif not exchange.keep or (self.half_closed and not self.buffer):
             self.close()
         else:
-            if self.reading_paused:
-                self.reading_paused = False
-                self.transport.resume_reading()
             self._go_on()
 
     def _go_on(self) -> None:
         """Answer the next request, or wait for one once the client has the last answer."""
         self.next_request()
+        self._pace_reading()
         busy = self.exchange is not None or self.writing_paused or self.closed
         if self.waits is None and not busy:
             self._wait(self.worker.kept)
+
+    def _pace_reading(self) -> None:
+        """Read on, unless enough waits for a request to end or for the client to read."""
+        busy = self.exchange is not None or self.writing_paused
+        pause = busy and len(self.buffer) >= READ_AHEAD
+        if pause is not self.reading_paused and not self.closed:
+            self.reading_paused = pause
+            if pause:
+                self.transport.pause_reading()
+            else:
+                self.transport.resume_reading()
 
     def may_be_kept(self) -> bool:
         """Return True if the connection may be kept for another request."""
@@ -397,8 +411,12 @@ class HTTP1Connection(asyncio.Protocol):
         if self.reading_paused:
             self.reading_paused = False
             self.transport.resume_reading()
-        self.transport.write_eof()
-        self._wait(self.worker.lingering)
+        try:
+            self.transport.write_eof()
+        except OSError:  # the client has reset the connection just now
+            self._close_transport()
+        else:
+            self._wait(self.worker.lingering)
 
     def abort(self) -> None:
         """Close the connection at once."""

@@ -86,6 +86,7 @@ class Heads:
         self.fast = bool(self.template["_use_fast"])
         self.max_head = request.max_buffer_headers + request._fast_limit_request_line
         self.casefold = cfg.casefold_http_method
+        self.no_proxy_protocol = cfg.proxy_protocol == "off"
         self.limits = {
             "limit_request_line": request._fast_limit_request_line,
             "limit_request_fields": request.limit_request_fields,
@@ -115,7 +116,7 @@ class Heads:
         Raises:
             Exception: What gunicorn raises for a bad request.
         """
-        if self.fast and data[0] != 13 and (number > 1 or self.cfg.proxy_protocol == "off"):
+        if self.fast and data[0] != 13 and (number > 1 or self.no_proxy_protocol):
             try:
                 head = compat.parse_request(data, last_len=parsed, **self.limits)
             except compat.IncompleteError:
@@ -237,8 +238,9 @@ class Environs:
         }
 
     def reopen(self) -> None:
-        """Look where errors go now, because the log files were reopened."""
+        """Look where errors go now, and whether the process has a ``SCRIPT_NAME``."""
         self.errors = compat.base_environ(self.cfg)["wsgi.errors"]
+        self.mounted = bool(os.environ.get("SCRIPT_NAME"))
 
     def of_connection(self, peer: Any, server: Any, sock: Any) -> WSGIEnvironment | None:
         """
@@ -252,9 +254,7 @@ class Environs:
         Returns:
             The environ; ``None`` if each is to be made by gunicorn.
         """
-        if not isinstance(peer, tuple) or not isinstance(server, tuple):
-            return None
-        if os.environ.get("SCRIPT_NAME"):
+        if self.mounted or not isinstance(peer, tuple) or not isinstance(server, tuple):
             return None
         environ = self.base.copy()
         environ["gunicorn.socket"] = sock

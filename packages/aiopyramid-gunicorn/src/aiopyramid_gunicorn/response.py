@@ -174,21 +174,25 @@ class Response(compat.Response):  # type: ignore[misc]
         """Take the application's headers; what is beyond doubt faster than gunicorn does."""
         taken = self.headers
         for name, value in headers:
+            if name.__class__ is str and value.__class__ is str:
+                if name in _PLAIN and compat.HEADER_VALUE.fullmatch(value):
+                    taken.append((name, value.strip(" \t")))
+                    continue
+                if name == "Content-Length" and value.isascii() and value.isdecimal():
+                    self.response_length = int(value)
+                    taken.append((name, value))
+                    continue
+            super().process_headers([(name, value)])
             if (
-                name.__class__ is str
-                and value.__class__ is str
-                and name in _PLAIN
-                and compat.HEADER_VALUE.fullmatch(value)
+                len(_PLAIN) < MAX_PLAIN
+                and name.lower() != "content-length"
+                and not compat.is_hoppish(name)
             ):
-                taken.append((name, value.strip(" \t")))
-            else:
-                super().process_headers([(name, value)])
-                if (
-                    len(_PLAIN) < MAX_PLAIN
-                    and name.lower() != "content-length"
-                    and not compat.is_hoppish(name)
-                ):
-                    _PLAIN.add(name)
+                _PLAIN.add(name)
+
+    def is_chunked(self) -> bool:
+        """Return True if the body is sent in chunks; without a look at the settings for most."""
+        return self.response_length is None and super().is_chunked()
 
     def send_headers(self) -> None:
         """Send status line and headers, once."""

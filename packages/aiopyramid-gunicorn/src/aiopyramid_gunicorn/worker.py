@@ -21,11 +21,12 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
 from websockets.frames import CloseCode
 
-from aiopyramid import fitness
+from aiopyramid import fitness, homes, lifespan
 from aiopyramid.bridge import cancel_as, spawn_greenlet
 from aiopyramid.garbage import collect_less
+from aiopyramid.homes import Home, home_here, let_the_loop_in
 from aiopyramid.request_threads import RequestThreads, request_interruption, stacks
-from aiopyramid.threads import home_here, let_the_loop_in
+from aiopyramid.sse import streams
 from aiopyramid.transactions import refuse_on_loop
 from aiopyramid.websocket.sessions import sessions
 
@@ -54,6 +55,12 @@ EXECUTORS = (EXECUTOR, CALLBACKS, "aiopyramid-nested")
 
 # gunicorn's default for `threads`, 1, would let requests wait for each other.
 THREADS = 16
+
+PRELOADED = """\
+{what} cannot be waited for here: with preload_app, gunicorn loads the application \
+in a process that has no event loop.
+Put what needs one at the start into `config.add_lifespan(factory)`, \
+which each worker enters on its own; or set preload_app = False."""
 
 EXIT_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
@@ -112,6 +119,8 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self.generation = generation.of(self.cfg)
         self.signalled = False
+        #: The signals that have come before the loop runs; ``None`` when it does.
+        self.early_signals: list[int] | None = None
         self.wake = asyncio.Event()
         self.quick = asyncio.Event()
         self.connections: set[HTTP1Connection | HTTPProtocol] = set()
@@ -133,18 +142,40 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         """
         compat.check_fast_parser(cfg)
 
+    @classmethod
+    def setup(cls) -> None:
+        """Called by gunicorn in the arbiter, before it preloads an application."""
+        if homes.process_home is None:
+            homes.obstacle = PRELOADED  # until the fork
+
     def init_process(self) -> None:
         """Begin the worker's life, after the fork."""
-        logger = logging.getLogger("aiopyramid")
-        if not logger.hasHandlers():
-            # Nobody has configured logging: then it goes where gunicorn's goes.
-            logger.handlers = self.log.error_log.handlers
-            logger.setLevel(self.log.error_log.level)
+        self._log_as_gunicorn()
         super().init_process()
+
+    def _log_as_gunicorn(self) -> None:
+        """Let our log go where gunicorn's goes, unless the application has configured logging."""
+        logger, theirs = logging.getLogger("aiopyramid"), self.log.error_log
+        if logger.handlers is theirs.handlers:
+            logger.handlers = []  # the application may have done so while it was loaded
+        if not logger.hasHandlers():
+            logger.handlers = theirs.handlers
+            logger.setLevel(theirs.level)
 
     def load_wsgi(self) -> None:
         """Load the application; on a syntax error under ``--reload``, one that shows it."""
+        self.set_home(Home(self.loop))
         Worker.load_wsgi(self)
+        self._log_as_gunicorn()
+
+    def set_home(self, home: Home) -> None:
+        """Let this worker's loop be the loop of this process."""
+        self.home = homes.process_home = home
+        home.loader = threading.get_ident()
+        home.stop = self.end_because
+        self.executor = ThreadPoolExecutor(self._threads(), EXECUTOR)
+        self.loop.set_default_executor(self.executor)
+        home.callbacks = self.callbacks = ThreadPoolExecutor(self._threads(), CALLBACKS)
 
     # Connections.
 
@@ -274,20 +305,68 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
 
     # Life.
 
+    def init_signals(self) -> None:
+        """Handle signals on the loop; remember those that stop until it runs."""
+        super().init_signals()
+        self.early_signals = []
+        # uvloop would forget them.
+        for signum in EXIT_SIGNALS:
+            signal.signal(signum, self._remember_signal)
+
+    def _remember_signal(self, signum: int, frame: object) -> None:
+        if self.early_signals is not None:
+            self.early_signals.append(signum)
+
+    def _handle_early_signals(self) -> None:
+        if self.early_signals is None:
+            return
+        super().init_signals()
+        early, self.early_signals = self.early_signals, None
+        for signum in early:
+            if signum == signal.SIGTERM:
+                self.handle_exit_signal()
+            else:
+                self.handle_quit_signal()
+
     async def _serve(self) -> None:
-        threads = self.cfg.threads if self.cfg.threads > 1 else THREADS
-        self.home = home_here()
-        self._start(threads)
-        self.executor = ThreadPoolExecutor(threads, EXECUTOR)
-        self.loop.set_default_executor(self.executor)
-        self.home.callbacks = self.callbacks = ThreadPoolExecutor(threads, CALLBACKS)
+        self._handle_early_signals()
+        home_here()  # for threads that start from here
+        self._start(self._threads())
         refuse_on_loop()
         let_the_loop_in()
         self._prepare()
+        await self._enter_lifespans()
         collect_less()
-        self._set_accepting(True)
-        await self._beat()
+        if self.alive:
+            self._set_accepting(True)
+            await self._beat()
         await self._shutdown()
+
+    def _threads(self) -> int:
+        threads: int = self.cfg.threads
+        return threads if threads > 1 else THREADS
+
+    async def _enter_lifespans(self) -> None:
+        """Enter what the application has added, or stop the arbiter as well."""
+        first = lifespan.entering()
+        if first is None:
+            return
+        entering = asyncio.create_task(first)
+        stopping = asyncio.create_task(self.wake.wait())
+        await asyncio.wait([entering, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not entering.done():
+            entering.cancel()
+        elif (exception := entering.exception()) is not None:
+            self.log.error("A lifespan could not be entered", exc_info=exception)
+            await self.home.end(self.cfg.graceful_timeout)
+            raise SystemExit(Arbiter.WORKER_BOOT_ERROR)
+
+    def end_because(self, reason: BaseException) -> None:
+        """End this worker, in whose place the arbiter starts another."""
+        self.log.error("%s ends because of %r", self, reason)
+        self.alive = False
+        self.wake.set()
 
     def _start(self, threads: int) -> None:
         """Prepare for requests."""
@@ -305,6 +384,7 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         self.heads_reader = Heads(cfg)
         self.environs.reopen()
         self.may_upgrade_to_h2c = cfg.http2_cleartext in ("upgrade", "both")
+        self.may_begin_with_h2c = cfg.http2_cleartext in ("prior-knowledge", "both")
         self.pre_request = compat.pre_request_hook(cfg, log)
         self.post_request = compat.post_request_hook(cfg)
         logs = type(log).access is not Logger.access or log.access_log_enabled
@@ -341,7 +421,9 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
             await asyncio.sleep(1.0)
 
     async def _shutdown(self) -> None:
+        begin = self.loop.time()
         beat = asyncio.create_task(self._beat_on())
+        streams.end()
         websockets = asyncio.create_task(
             sessions.end(self.closing_code(), self.cfg.graceful_timeout)
         )
@@ -355,8 +437,18 @@ class LoopWorker(ASGIWorker):  # type: ignore[misc]
         await asyncio.wait([websockets], timeout=QUICK if self.quick.is_set() else None)
         # The tasks that are left do not end by themselves.
         self._quick_shutdown = True
-        beat.cancel()
         self._stop()
+        await self.home.end(self._time_left(begin))
+        beat.cancel()
+
+    def _time_left(self, begin: float) -> float:
+        """Return the time for what is still to end, when a shutdown has begun, in seconds."""
+        if self.quick.is_set():
+            return QUICK
+        timeout: float = self.cfg.graceful_timeout
+        margin = min(QUICK, timeout / 4) / 4
+        left: float = begin + timeout - self.loop.time()
+        return max(left, 2 * margin) - margin
 
     async def _close_idle_connections(self) -> None:
         # A client may be sending a request, the first one or another.
@@ -502,6 +594,7 @@ class LoopGunicornWorker(LoopWorker):
     @classmethod
     def setup(cls) -> None:
         """Called by gunicorn before the application is loaded: check that it is fit."""
+        super().setup()
         fitness.required = True
 
     def run_plain(self, has_left: Callable[[], bool]) -> RunPlain[Any]:

@@ -41,20 +41,23 @@ def prepare(environ: dict[str, Any], worker: Worker) -> None:
         pyramid.httpexceptions.HTTPRequestEntityTooLarge: If it exceeds ``limit-post``.
     """
     source: Any = environ["wsgi.input"]
+    has_length = environ.get("CONTENT_LENGTH")
     # With a length, a proxy has read it.
-    chunked = environ.get("HTTP_TRANSFER_ENCODING", "").lower() == "chunked" and not environ.get(
-        "CONTENT_LENGTH"
-    )
+    chunked = not has_length and environ.get("HTTP_TRANSFER_ENCODING", "").lower() == "chunked"
     if chunked:
         if options.loses_chunks(environ):
             logger.error("%s refused: %s", environ["PATH_INFO"], LOST_CHUNKS)
             raise HTTPLengthRequired(LOST_CHUNKS)
         source = io.BufferedReader(Chunks(options.number("limit-post")), SPOOL_SIZE)
         environ["wsgi.input_terminated"] = True
-    if isinstance(worker, LoopModeWorker):
-        # Views run in other greenlets, and in threads.
-        environ["wsgi.input"] = spool(source, environ, chunked=chunked)
+    # Views run in other greenlets then, and in threads.
+    in_loop_mode = isinstance(worker, LoopModeWorker)
+    if in_loop_mode:
         environ.pop("wsgi.file_wrapper", None)
+    if not (has_length or chunked):
+        environ["wsgi.input"] = io.BytesIO()
+    elif in_loop_mode:
+        environ["wsgi.input"] = spool(source, environ, chunked=chunked)
     else:
         environ["wsgi.input"] = RequestThreadInput(source)
 
@@ -62,7 +65,7 @@ def prepare(environ: dict[str, Any], worker: Worker) -> None:
 def spool(source: Any, environ: dict[str, Any], *, chunked: bool) -> Any:
     """Read a body into a temporary file."""
     file = tempfile.SpooledTemporaryFile(SPOOL_SIZE)  # noqa: SIM115 - lives as long as the request
-    left = sys.maxsize if chunked else int(environ.get("CONTENT_LENGTH") or 0)
+    left = sys.maxsize if chunked else int(environ["CONTENT_LENGTH"])
     try:
         while chunk := source.read(min(left, SPOOL_SIZE)):
             file.write(chunk)

@@ -59,6 +59,11 @@ def is_loop_mode() -> bool:
         raise ConfigurationError(
             f"uWSGI runs with {engine or 'async'}, where coroutines cannot be waited for: {MODES}"
         )
+    if "asyncio" in uwsgi.opt:
+        raise ConfigurationError(
+            "uWSGI ignores asyncio, because it was built without its plugins: "
+            "set threads = N in its place, or build one that has them with aiopyramid-uwsgi build"
+        )
     if not uwsgi.has_threads:
         raise ConfigurationError(f"uWSGI runs without threads, and coroutines need one: {MODES}")
     return False
@@ -187,6 +192,11 @@ def this_worker() -> dict[str, Any]:
     workers: Any = uwsgi.workers()
     worker: dict[str, Any] = workers[uwsgi.worker_id() - 1]
     return worker
+
+
+def needs_app() -> bool:
+    """Return True if uWSGI exits when a worker says that it cannot load its application."""
+    return bool(uwsgi.opt.get("lazy-apps") and uwsgi.opt.get("need-app"))
 
 
 def may_recycle() -> bool:

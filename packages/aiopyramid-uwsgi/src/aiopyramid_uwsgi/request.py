@@ -9,11 +9,11 @@ import uwsgi
 from pyramid.httpexceptions import HTTPException
 from pyramid.interfaces import IExecutionPolicy
 
-from aiopyramid.transactions import refuse_on_loop
 from aiopyramid.websocket.upgrade import KEY
 
-from . import body, options, worker
-from .upgrade import UWSGIUpgrade, leave_connection
+from . import body, options, stream, worker
+from .connection import leave_connection
+from .upgrade import UWSGIUpgrade
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -28,8 +28,7 @@ def isolate(event: Any) -> None:
         own = worker.install()
         own.hold_signals()
         try:
-            # uWSGI's threads have one context for all of their requests.
-            return own.run_request(_run, policy, environ, router, own)
+            return _run(policy, environ, router, own)
         except (SystemExit, KeyboardInterrupt) as exc:
             # For these uWSGI ends the interpreter, which hangs in a thread.
             raise RuntimeError(f"the application raised {exc!r} in a request") from exc
@@ -37,8 +36,7 @@ def isolate(event: Any) -> None:
     router.execution_policy = isolated
     router.registry.registerUtility(isolated, IExecutionPolicy)  # for another router of it
     if uwsgi.worker_id():
-        # The application may have imported what is to be refused after the loop began.
-        worker.install().loop().call_soon_threadsafe(refuse_on_loop)
+        worker.install().enter_lifespans()
 
 
 def _run(policy: Any, environ: WSGIEnvironment, router: Any, own: worker.Worker) -> Any:
@@ -60,6 +58,8 @@ def _run(policy: Any, environ: WSGIEnvironment, router: Any, own: worker.Worker)
         raise
     if upgrade is not None:
         upgrade.answered(response)
+    if stream.prepare(environ, response, own):
+        is_last = True
     return LastResponse(response) if is_last and response.status_int != 101 else response
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import io
-import os
-import socket
+import asyncio
+import contextvars
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
-
-import uwsgi
 
 from aiopyramid import bridge
 from aiopyramid.websocket.upgrade import Upgrade
 
-from . import options, worker
+from . import options
+from .connection import copy_of_connection, keep_environ, take_connection
 
 if TYPE_CHECKING:
+    import socket
+
     from aiopyramid.websocket.session import Session
 
 
@@ -38,11 +38,7 @@ class UWSGIUpgrade(Upgrade):
     def follow(self, response: Any) -> None:
         """Become the body of the 101 response."""
         assert self.session is not None
-        # uWSGI empties the environ when the request ends, and the view keeps it. The
-        # headers may have been looked up before, and they look at the environ.
-        request = self.session.request
-        headers = request.headers
-        headers.environ = request.environ = {**request.environ, "wsgi.input": io.BytesIO()}
+        keep_environ(self.session.request)
         response.app_iter = self
 
     def answered(self, response: Any) -> None:
@@ -54,37 +50,16 @@ class UWSGIUpgrade(Upgrade):
         # uWSGI writes the head with the first chunk, even an empty one.
         yield b""
         if self.session is not None:
-            take_connection(self.session)
+            session = self.session
+            take_connection(lambda sock: bridge.await_(_open(session, sock)))
 
     def close(self) -> None:
         """Called by uWSGI when the response is out, or cannot go out (PEP 3333)."""
         self.forget()
 
 
-def take_connection(session: Session) -> None:
-    """Take the connection from uWSGI for a session, whose 101 response is out."""
-    sock = copy_of_connection()
-    try:
-        sock.setblocking(False)
-        leave_connection()
-        loop = worker.install().loop()
-        bridge.await_(loop.connect_accepted_socket(session.open, sock))
-    except BaseException:
-        sock.close()
-        raise
-
-
-def leave_connection() -> None:
-    """
-    Put uWSGI's descriptor on a file without content, and close the connection there.
-
-    Where uWSGI keeps connections, it would read a next request from this one, and
-    ``uwsgi.disconnect()`` would not stop it. Copies of the descriptor are not concerned.
-    """
-    with open(os.devnull, "rb") as nothing:
-        os.dup2(nothing.fileno(), uwsgi.connection_fd(), inheritable=False)
-
-
-def copy_of_connection() -> socket.socket:
-    """Return a copy of uWSGI's descriptor of the current request's connection."""
-    return socket.socket(fileno=os.dup(uwsgi.connection_fd()))
+async def _open(session: Session, sock: socket.socket) -> None:
+    # In a context of its own: the view belongs to no request, and has no request's thread.
+    loop = asyncio.get_running_loop()
+    opening = loop.connect_accepted_socket(session.open, sock)
+    await loop.create_task(opening, context=contextvars.Context())

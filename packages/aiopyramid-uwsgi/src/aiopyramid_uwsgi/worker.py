@@ -16,7 +16,6 @@ In both, WebSockets live on the loop and hold no thread or greenlet of uWSGI's.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import ctypes
 import logging
 import os
@@ -24,28 +23,34 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
 
 import uwsgi
 from websockets.frames import CloseCode
 
-from aiopyramid import fitness, threads
+from aiopyramid import bridge, fitness, homes, lifespan
 from aiopyramid.garbage import collect_less
-from aiopyramid.request_threads import run_as_request
-from aiopyramid.threads import Home, let_the_loop_in
+from aiopyramid.homes import Home, let_the_loop_in, run_in_thread
+from aiopyramid.sse import streams
 from aiopyramid.transactions import refuse_on_loop
 from aiopyramid.websocket.sessions import sessions
 
-from . import options
+from . import options, stream
 from .signals import HeldSignals
 
 logger = logging.getLogger("aiopyramid.uwsgi")
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-# How long the views of WebSockets have to end when the worker does, in seconds.
+# How long the views of WebSockets have to end when the worker does, and lifespans after
+# them, in seconds.
 END_TIMEOUT = 10.0
+
+# What uWSGI exits with if an application cannot be loaded.
+FAILED_APP_CODE = 22
+
+LOADED_BY_THE_MASTER = """\
+{what} cannot be waited for here: uWSGI loads the application before it forks its workers, \
+in a process that has no event loop.
+Put what needs one at the start into `config.add_lifespan(factory)`, \
+which each worker enters on its own; or set `lazy-apps = true`."""
 
 CODES = {
     signal.SIGHUP: CloseCode.SERVICE_RESTART,  # a graceful reload
@@ -62,27 +67,27 @@ def code_for(signum: int) -> int:
 
 
 class Worker:
-    """The event loop of a process: a worker, or a mule or spooler that waits for coroutines."""
+    """The event loop of a worker process, and how mules and spoolers get theirs."""
 
     mode: str
 
     def __init__(self) -> None:
         self.new_loop = options.loop_factory()
         self.threads = options.executor_threads()
-        self.lock = threading.Lock()
-        self.pid = 0
-        self.running: Home | None = None
+        self.home: Home | None = None
         self.signals: HeldSignals | None = None
         self.ending: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Create the loop; called in the main thread of each new process."""
+        homes.forget_forked()  # uWSGI forks without a word to Python
+        homes.new_home = self._new_home
         if not uwsgi.worker_id():
-            return  # a mule or spooler: `home` creates its loop if it needs one
-        self.pid = os.getpid()
-        self.running = self._make_home()
+            return  # a mule or spooler, which gets a loop if it needs one
+        self.home = homes.process_home = self._make_home()
+        self.home.stop = self._stop
         let_the_loop_in()
-        loop = self.running.loop
+        loop = self.home.loop
         self.signals = HeldSignals(CODES, loop, self._signalled)
         collect_less()
         uwsgi.log(
@@ -92,11 +97,26 @@ class Worker:
         )
         if options.may_recycle():
             loop.call_later(1, self._watch)
-        self._run(loop)
+        self._run(self.home)
+        self.enter_lifespans()
 
-    def run_request(self, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run the plain code of a request, in a context of its own."""
-        raise NotImplementedError
+    def enter_lifespans(self) -> None:
+        """Enter what the applications have added that are loaded by now, or stop uWSGI."""
+        first = lifespan.entering()
+        if first is None:
+            return
+        try:
+            bridge.await_(first)
+        except BaseException:
+            logger.exception("a lifespan could not be entered")
+            if uwsgi.masterpid() and not options.needs_app():
+                os.kill(uwsgi.masterpid(), signal.SIGINT)
+            os._exit(FAILED_APP_CODE)
+
+    def _stop(self, reason: BaseException) -> None:
+        assert self.signals is not None
+        uwsgi.log(f"aiopyramid: worker {uwsgi.worker_id()} ends because of {reason!r}")
+        signal.pthread_kill(self.signals.main_thread, signal.SIGHUP)
 
     def _make_home(self) -> Home:
         loop = self.new_loop()
@@ -109,27 +129,21 @@ class Worker:
         )
         return home
 
+    def _new_home(self) -> Home:
+        home = self._make_home()
+        home.loop.call_soon(self._thread_started)
+        return home
+
     def _thread_started(self) -> None:
         """Prepare a thread that was started here."""
 
-    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _run(self, home: Home) -> None:
         raise NotImplementedError
-
-    def home(self) -> Home:
-        """Return the home of the loop; in a process that is not a worker, start the loop first."""
-        if self.pid != os.getpid():
-            with self.lock:
-                if self.pid != os.getpid():
-                    self.running = self._make_home()
-                    self.running.loop.call_soon(self._thread_started)
-                    run_in_thread(self.running.loop)
-                    self.pid = os.getpid()
-        assert self.running is not None
-        return self.running
 
     def loop(self) -> asyncio.AbstractEventLoop:
         """Return the loop."""
-        return self.home().loop
+        assert self.home is not None
+        return self.home.loop
 
     def hold_signals(self) -> None:
         """Hold signals from now on, because there may be connections to close first."""
@@ -155,11 +169,20 @@ class Worker:
         assert self.signals is not None
         try:
             await self._close(code_for(signum))
+            await self._leave()
         finally:
             self.signals.release(signum)
 
     async def _close(self, code: int) -> None:
-        await sessions.end(code, min(END_TIMEOUT, options.mercy() / 3))
+        streams.end()
+        timeout = min(END_TIMEOUT, options.mercy() / 3)
+        await sessions.end(code, timeout)
+        if stream.tasks:
+            await asyncio.wait(stream.tasks, timeout=timeout)
+
+    async def _leave(self) -> None:
+        assert self.home is not None
+        await self.home.end(min(END_TIMEOUT, options.mercy() / 3))
 
 
 class ThreadModeWorker(Worker):
@@ -167,15 +190,11 @@ class ThreadModeWorker(Worker):
 
     mode = "in a thread of its own"
 
-    def run_request(self, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run the plain code of a request in this thread of uWSGI's, which is the request's."""
-        return run_as_request(self.home(), func, *args, **kwargs)
-
-    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _run(self, home: Home) -> None:
         assert self.signals is not None
         self.signals.listen()
         uwsgi.atexit = self._at_exit  # type: ignore[attr-defined]
-        run_in_thread(loop)
+        run_in_thread(home)
 
     async def _end(self, signum: int) -> None:
         if signum == signal.SIGHUP:
@@ -189,8 +208,8 @@ class ThreadModeWorker(Worker):
     def _at_exit(self) -> None:
         # uWSGI recycles a worker without a signal.
         code = code_for(signal.SIGHUP)
-        closing = asyncio.run_coroutine_threadsafe(self._close(code), self.loop())
-        closing.result(END_TIMEOUT + 1)
+        for ending in self._close(code), self._leave():
+            asyncio.run_coroutine_threadsafe(ending, self.loop()).result(END_TIMEOUT + 1)
 
 
 class LoopModeWorker(Worker):
@@ -198,14 +217,18 @@ class LoopModeWorker(Worker):
 
     mode = "in the main thread"
 
-    def run_request(self, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run the plain code of a request in this greenlet of uWSGI's."""
-        return contextvars.copy_context().run(func, *args, **kwargs)
-
-    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        asyncio.set_event_loop(loop)  # the plugin asks asyncio for it
+    def _run(self, home: Home) -> None:
+        asyncio.set_event_loop(home.loop)  # the plugin asks asyncio for it
+        home.loader = threading.get_ident()
         # uWSGI's own handlers would drop requests as well as connections.
-        loop.call_soon(self.hold_signals)
+        home.loop.call_soon(self._hold_when_served)
+
+    def _hold_when_served(self) -> None:
+        if self.home is not None and self.home.lent:
+            # Applications are being loaded; uWSGI sets its handlers after that.
+            self.loop().call_later(0.1, self._hold_when_served)
+        else:
+            self.hold_signals()
 
     def _thread_started(self) -> None:
         # With the greenlet plugin, uWSGI's functions release the GIL by
@@ -229,25 +252,6 @@ class LoopModeWorker(Worker):
             uwsgi.log(f"aiopyramid: worker {uwsgi.worker_id()} drops requests that do not end")
 
 
-def run_in_thread(loop: asyncio.AbstractEventLoop) -> None:
-    """Run a loop in a new thread, until the process ends."""
-    started = threading.Event()
-    loop.call_soon(started.set)
-    threading.Thread(target=_run_forever, args=[loop], name="aiopyramid-loop", daemon=True).start()
-    started.wait()
-
-
-def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
-    while True:
-        try:
-            loop.run_forever()
-        except BaseException:
-            # sys.exit() in a coroutine ends that coroutine; in a thread it ends no process.
-            logger.exception("a coroutine tried to end the process")
-        else:
-            return
-
-
 worker: Worker | None = None
 """The loop of this process, and of those that are forked from it."""
 
@@ -263,11 +267,11 @@ def install() -> Worker:
     global worker
     if worker is None:
         worker = LoopModeWorker() if options.is_loop_mode() else ThreadModeWorker()
-        threads.thread_home = worker.home
         fitness.required = isinstance(worker, LoopModeWorker)
         if uwsgi.worker_id():
             worker.start()  # uWSGI loads its applications after the fork
         else:
+            homes.obstacle = LOADED_BY_THE_MASTER  # until the fork
             _after_fork(worker.start)
     return worker
 

@@ -9,29 +9,36 @@ if TYPE_CHECKING:
 
 
 def includeme(config: Configurator) -> None:
-    """Add the view predicate and the view options, and check the settings."""
+    """Add the directive, the view predicate and the view option, and check the settings."""
+    from pyramid.exceptions import PredicateMismatch
+
     from ..config import LAST
-    from .options import OPTIONS, from_settings
+    from .directives import add_websocket_view
+    from .options import VIEW_OPTION, from_settings
+    from .predicates import WebsocketPredicate, answer_plain_request
 
     def websocket_options(view: Any, info: Any) -> Any:
-        # The mapper reads the options. This tells Pyramid their names.
-        _check_options(info)
+        # The mapper reads the options. This tells Pyramid their name.
+        if info.options.get(VIEW_OPTION):
+            _check_is_websocket(info)
         return view
 
-    websocket_options.options = tuple(OPTIONS)  # type: ignore[attr-defined]
+    websocket_options.options = (VIEW_OPTION,)  # type: ignore[attr-defined]
 
     config.add_view_deriver(websocket_options)
     config.add_view_predicate("websocket", WebsocketPredicate)
+    config.add_exception_view(answer_plain_request, context=PredicateMismatch)
+    config.add_directive("add_websocket_view", add_websocket_view)
     # Only a check: the application may still change its settings, and commit again.
     config.action(None, lambda: from_settings(config.registry.settings), order=LAST)
 
 
-def _check_options(info: Any) -> None:
+def _check_is_websocket(info: Any) -> None:
     """
     Refuse options of WebSocket views for other views.
 
     Raises:
-        pyramid.exceptions.ConfigurationError: For a view that has such an option.
+        pyramid.exceptions.ConfigurationError: For a view that has such options.
     """
     import inspect
 
@@ -39,11 +46,8 @@ def _check_options(info: Any) -> None:
     from pyramid.interfaces import IViewMapperFactory
 
     from .mapper import WebsocketMapperBase
-    from .options import OPTIONS
+    from .options import VIEW_OPTION
 
-    given = [name for name in OPTIONS if info.options.get(name) is not None]
-    if not given:
-        return
     mapper = (
         info.options.get("mapper")
         or getattr(info.original_view, "__view_mapper__", None)
@@ -52,33 +56,7 @@ def _check_options(info: Any) -> None:
     # A factory that is not a class may return any mapper.
     if mapper is None or (inspect.isclass(mapper) and not issubclass(mapper, WebsocketMapperBase)):
         raise ConfigurationError(
-            f"{', '.join(given)}: only WebSocket views have such options, and "
-            f"{info.original_view!r} is not one; "
-            "it would be one with mapper=AutoWebsocketMapper"
+            f"{VIEW_OPTION} = {info.options[VIEW_OPTION]!r}: only WebSocket views have such "
+            f"options, and {info.original_view!r} is not one; "
+            "it would be one with @websocket_view_config or mapper=AutoWebsocketMapper"
         )
-
-
-class WebsocketPredicate:
-    """
-    The view predicate ``websocket``: does the request ask for a WebSocket?
-
-    With it, one route can have a view for the page and one for the socket.
-    """
-
-    def __init__(self, value: bool, config: Any) -> None:
-        if not isinstance(value, bool):
-            from pyramid.exceptions import ConfigurationError
-
-            raise ConfigurationError(f"websocket = {value!r} must be True or False")
-        self.value = value
-
-    def text(self) -> str:
-        """Describe the predicate, as ``pviews`` does."""
-        return f"websocket = {self.value}"
-
-    phash = text
-
-    def __call__(self, context: Any, request: Any) -> bool:
-        from .handshake import is_upgrade
-
-        return is_upgrade(request) is self.value

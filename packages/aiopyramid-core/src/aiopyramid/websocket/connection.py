@@ -2,51 +2,108 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
-from pyramid.renderers import render
-
+from .codecs import JSONCodec
+from .exceptions import check_close
 from .frames import BINARY, TEXT
-from .judge import check_close
 from .protocol import FULL, OPEN, WebsocketProtocol
+from .typed import In, Out, Typed
 from .writer import BURST_SIZE
 
 BytesLike = bytes | bytearray | memoryview
 
 
-class WebsocketConnection:
+@dataclass(slots=True)
+class Scope:
+    """What `aiopyramid.websocket.scope` gives a callback: a request of its own."""
+
+    ws: WebsocketConnection[Any, Any]
+    request: Any
+    active: bool = True
+
+
+_scope: ContextVar[Scope | None] = ContextVar("scope", default=None)
+
+
+def scope_here(ws: WebsocketConnection[Any, Any] | None) -> Scope | None:
+    """Return the scope of a connection that this code runs in, if it does."""
+    scope = _scope.get()
+    return scope if scope is not None and scope.ws is ws and scope.active else None
+
+
+class WebsocketConnection(Typed[In, Out]):
     """
     A WebSocket connection: ``ws`` in a view.
 
+    For type checkers, ``WebsocketConnection[In, Out]`` receives and sends objects of these types,
+    by way of a codec; without types, it is text and bytes.
+
     Attributes:
-        request: The request that opened the connection. It has ended; its
-            attributes can still be read.
-        context: The context that Pyramid found for that request.
         subprotocol: The subprotocol that was agreed upon, or ``None``.
+        messages_dropped: Messages that were dropped because they came too fast.
     """
 
+    messages_dropped = 0
+
     def __init__(
-        self, protocol: WebsocketProtocol, request: Any, context: Any, subprotocol: str | None
+        self,
+        protocol: WebsocketProtocol,
+        request: Any,
+        context: Any,
+        subprotocol: str | None,
+        codec: Any = None,
     ) -> None:
         self.protocol = protocol
-        self.request = request
-        self.context = context
+        self._request = request
+        self._context = context
         self.subprotocol = subprotocol
+        self.codec = codec
         self.closed_by_view = False
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open"
         return f"<WebsocketConnection {self.request.path} {state}>"
 
-    async def recv(self) -> str | bytes | None:
+    @property
+    def request(self) -> Any:
+        """
+        The request that opened the connection; within a `~aiopyramid.websocket.scope`, its own.
+
+        The request that opened the connection has ended; its attributes can still be read.
+        """
+        scope = scope_here(self)
+        return self._request if scope is None else scope.request
+
+    @property
+    def context(self) -> Any:
+        """The context that Pyramid found for the request."""
+        scope = scope_here(self)
+        return self._context if scope is None else scope.request.context
+
+    @contextmanager
+    def scoped(self, request: Any) -> Iterator[None]:
+        """Let the code that this context manager surrounds have a request of its own."""
+        scope = Scope(self, request)
+        token = _scope.set(scope)
+        try:
+            yield
+        finally:
+            scope.active = False  # for tasks that go on
+            _scope.reset(token)
+
+    async def recv(self) -> In | None:
         """
         Receive the next message.
 
         Returns:
             `str` for a text message, `bytes` for a binary one, and ``None`` once
-            the connection is closed, in whatever way.
+            the connection is closed, in whatever way. With a codec, what it has made of the
+            message.
 
         Raises:
             RuntimeError: If another task waits for a message already.
@@ -61,15 +118,17 @@ class WebsocketConnection:
         message = queue.messages.popleft()
         if protocol.reading is FULL and queue.has_room_again():
             protocol.resume()
-        return message
+        return message  # type: ignore[return-value]
 
-    async def send(self, message: str | BytesLike) -> None:
+    _next = recv  # the message as it is, in subclasses too
+
+    async def send(self, message: Out) -> None:
         """
         Send a message. Waits while the peer reads too slowly.
 
         Args:
             message: `str` is sent as text; `bytes`, `bytearray` and
-                `memoryview` are sent as binary.
+                `memoryview` are sent as binary. With a codec, what it can encode.
 
         Raises:
             WebsocketClosed: If the connection is closed.
@@ -148,7 +207,8 @@ class WebsocketConnection:
         Raises:
             WebsocketClosed: If the connection is closed.
         """
-        await self.send(render("json", value, request=self.request))
+        message: Any = JSONCodec(self.request).encode(value)
+        await WebsocketConnection.send(self, message)
 
     async def recv_json(self) -> Any:
         """
@@ -161,13 +221,18 @@ class WebsocketConnection:
         Raises:
             ValueError: If the message is not JSON.
         """
-        message = await self.recv()
-        return None if message is None else json.loads(message)
+        message: Any = await self._next()
+        return None if message is None else JSONCodec(self.request).decode(message)
 
-    async def __aiter__(self) -> AsyncIterator[str | bytes]:
+    def __aiter__(self) -> AsyncIterator[In]:
         """Receive messages until the connection is closed."""
-        while (message := await self.recv()) is not None:
-            yield message
+        return self
+
+    async def __anext__(self) -> In:
+        message = await self.recv()
+        if message is None:
+            raise StopAsyncIteration
+        return message
 
     @property
     def latency(self) -> float:

@@ -37,6 +37,7 @@ class WebsocketEnded:
         messages_sent: Messages to the client.
         bytes_received: Bytes from the client, with frame headers.
         bytes_sent: Bytes to the client, with frame headers.
+        messages_dropped: Messages from the client that were dropped because they came too fast.
     """
 
     ws: WebsocketConnection
@@ -48,3 +49,4 @@ class WebsocketEnded:
     messages_sent: int
     bytes_received: int
     bytes_sent: int
+    messages_dropped: int = 0

@@ -7,6 +7,7 @@ them as they see all others.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,13 +20,16 @@ from pyramid.httpexceptions import (
 from pyramid.settings import aslist
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidHandshake, InvalidMethod, InvalidUpgrade
-from websockets.extensions import Extension
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
-from websockets.http11 import Request
+from websockets.headers import parse_subprotocol
+from websockets.http11 import Request as HTTPRequest
+from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
 from .options import WebsocketOptions
 from .origins import PORTS, Origin, OriginError, is_allowed, split_host
+
+logger = logging.getLogger("aiopyramid.websocket")
 
 VERSION = "13"
 
@@ -37,14 +41,15 @@ DEFLATE = ServerPerMessageDeflateFactory(
     compress_settings={"memLevel": 5},
 )
 
-HEADERS = (
-    "Connection",
-    "Upgrade",
-    "Sec-WebSocket-Key",
-    "Sec-WebSocket-Version",
-    "Sec-WebSocket-Extensions",
-    "Sec-WebSocket-Protocol",
-)
+HEADERS = {
+    "Connection": "HTTP_CONNECTION",
+    "Upgrade": "HTTP_UPGRADE",
+    "Sec-WebSocket-Key": "HTTP_SEC_WEBSOCKET_KEY",
+    "Sec-WebSocket-Version": "HTTP_SEC_WEBSOCKET_VERSION",
+    "Sec-WebSocket-Extensions": "HTTP_SEC_WEBSOCKET_EXTENSIONS",
+    "Sec-WebSocket-Protocol": "HTTP_SEC_WEBSOCKET_PROTOCOL",
+}
+"""The headers of a handshake, and where they stand in the environ."""
 
 
 class HTTPUpgradeRequired(HTTPClientError):  # type: ignore[misc]
@@ -57,25 +62,53 @@ class HTTPUpgradeRequired(HTTPClientError):  # type: ignore[misc]
 
 class Handshake:
     """
-    An accepted handshake.
+    A valid handshake of a client.
 
-    Attributes:
+    Args:
         headers: The headers of the 101 response.
-        subprotocol: The chosen subprotocol, or ``None``.
-        extensions: The negotiated extensions.
+        offered: The subprotocols that the client offers.
+        protocol: The library's protocol, with the extensions that were negotiated.
     """
 
     def __init__(
-        self, headers: list[tuple[str, str]], subprotocol: str | None, extensions: list[Extension]
+        self, headers: list[tuple[str, str]], offered: Sequence[str], protocol: ServerProtocol
     ) -> None:
         self.headers = headers
-        self.subprotocol = subprotocol
-        self.extensions = extensions
+        self.offered = offered
+        self.protocol = protocol
+        self.subprotocol: str | None = None
+
+    def choose(self, subprotocol: str | None) -> None:
+        """
+        Choose a subprotocol, or none.
+
+        Raises:
+            ValueError: If the client did not offer it.
+        """
+        if subprotocol is not None:
+            if subprotocol not in self.offered:
+                raise ValueError(
+                    f"subprotocol {subprotocol!r} was not offered, only {list(self.offered)!r}"
+                )
+            self.subprotocol = subprotocol
+            self.headers.append(("Sec-WebSocket-Protocol", subprotocol))
 
 
 def is_upgrade(request: Any) -> bool:
     """Return True if a request asks for a WebSocket, even if its handshake is invalid."""
-    return "websocket" in request.headers.get("Upgrade", "").lower()
+    return "websocket" in request.environ.get("HTTP_UPGRADE", "").lower()
+
+
+def upgrade_required(detail: str) -> HTTPUpgradeRequired:
+    """Make the answer to a request that does not ask for a WebSocket of our version."""
+    return HTTPUpgradeRequired(
+        detail,
+        headers=[
+            ("Connection", "Upgrade"),
+            ("Upgrade", "websocket"),
+            ("Sec-WebSocket-Version", VERSION),
+        ],
+    )
 
 
 def check_origin(request: Any, options: WebsocketOptions) -> None:
@@ -105,57 +138,57 @@ def check_origin(request: Any, options: WebsocketOptions) -> None:
         )
 
 
-def check_request(request: Any) -> None:
+def read(request: Any, options: WebsocketOptions) -> Handshake:
     """
-    Refuse what is no handshake, or one of another protocol version.
-
-    Raises:
-        HTTPUpgradeRequired: For a plain request, or another version.
-        pyramid.httpexceptions.HTTPMethodNotAllowed: For another method than GET.
-        pyramid.httpexceptions.HTTPBadRequest: For any other fault.
-    """
-    _judge(ServerProtocol(), request)
-
-
-def accept(
-    request: Any,
-    options: WebsocketOptions,
-    select_subprotocol: Callable[[Sequence[str]], str | None],
-) -> Handshake:
-    """
-    Accept a handshake.
+    Read a client's handshake.
 
     Args:
         request: The Pyramid request.
         options: The view's options.
-        select_subprotocol: Chooses among the subprotocols that the client offers.
 
     Raises:
-        pyramid.httpexceptions.HTTPException: As for `check_request`.
-        ValueError: If a subprotocol is chosen that the client did not offer.
+        HTTPUpgradeRequired: For a plain request, or another version of the protocol.
+        pyramid.httpexceptions.HTTPMethodNotAllowed: For another method than GET.
+        pyramid.httpexceptions.HTTPBadRequest: For any other fault.
     """
-
-    def select(_: ServerProtocol, offered: Sequence[str]) -> Any:
-        selected = select_subprotocol(offered)
-        if selected is not None and selected not in offered:
-            raise ValueError(f"subprotocol {selected!r} was not offered, only {list(offered)!r}")
-        return selected
-
-    judge = ServerProtocol(
+    environ, headers, upgrade = request.environ, Headers(), is_upgrade(request)
+    for name, key in HEADERS.items():
+        value = environ.get(key)
+        if value is not None:
+            headers[name] = value
+    if upgrade and (request.content_length or "HTTP_TRANSFER_ENCODING" in environ):
+        raise HTTPBadRequest("a WebSocket handshake has no body")
+    # A plain request is told to upgrade, whatever its version of HTTP.
+    http = environ["SERVER_PROTOCOL"] if upgrade else "HTTP/1.1"
+    # RFC 6455 section 4.4: another version is answered with the one we speak.
+    version = headers.get("Sec-WebSocket-Version", VERSION)
+    # Open already: the handshake does not come to it as bytes.
+    protocol = ServerProtocol(
         extensions=[DEFLATE] if options.compression == "deflate" else None,
-        select_subprotocol=select,
+        state=OPEN,
+        logger=logger,
     )
-    accept_header, extensions, subprotocol = _judge(judge, request)
-    headers = [
-        ("Upgrade", "websocket"),
-        ("Connection", "Upgrade"),
-        ("Sec-WebSocket-Accept", accept_header),
-    ]
+    try:
+        if upgrade and version != VERSION:
+            raise InvalidUpgrade("Sec-WebSocket-Version", version)
+        key, extensions, _ = protocol.process_request(
+            HTTPRequest(environ["PATH_INFO"], headers, request.method, http)
+        )
+        names = headers.get("Sec-WebSocket-Protocol")
+        offered = [] if names is None else parse_subprotocol(names)
+    except InvalidUpgrade as exc:
+        raise upgrade_required(str(exc)) from None
+    except InvalidMethod:
+        raise HTTPMethodNotAllowed(
+            f"a WebSocket is opened with GET, not {request.method}", headers=[("Allow", "GET")]
+        ) from None
+    except InvalidHandshake as exc:
+        cause = f": {exc.__cause__}" if exc.__cause__ else ""
+        raise HTTPBadRequest(f"invalid WebSocket handshake: {exc}{cause}") from None
+    answer = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", key)]
     if extensions is not None:
-        headers.append(("Sec-WebSocket-Extensions", extensions))
-    if subprotocol is not None:
-        headers.append(("Sec-WebSocket-Protocol", subprotocol))
-    return Handshake(headers, subprotocol, judge.extensions)
+        answer.append(("Sec-WebSocket-Extensions", extensions))
+    return Handshake(answer, offered, protocol)
 
 
 def offered_from(options: WebsocketOptions) -> Callable[[Sequence[str]], str | None]:
@@ -165,38 +198,3 @@ def offered_from(options: WebsocketOptions) -> Callable[[Sequence[str]], str | N
         return next((name for name in options.subprotocols if name in offered), None)
 
     return select
-
-
-def _judge(judge: ServerProtocol, request: Any) -> tuple[str, str | None, str | None]:
-    headers = Headers()
-    for name in HEADERS:
-        value = request.headers.get(name)
-        if value is not None:
-            headers[name] = value
-    if is_upgrade(request) and (request.content_length or request.headers.get("Transfer-Encoding")):
-        raise HTTPBadRequest("a WebSocket handshake has no body")
-    # A plain request is told to upgrade, whatever its version of HTTP.
-    http = request.environ["SERVER_PROTOCOL"] if is_upgrade(request) else "HTTP/1.1"
-    handshake = Request(request.path_qs, headers, request.method, http)
-    # RFC 6455 section 4.4: another version is answered with the one we speak.
-    version = headers.get("Sec-WebSocket-Version", VERSION)
-    try:
-        if is_upgrade(request) and version != VERSION:
-            raise InvalidUpgrade("Sec-WebSocket-Version", version)
-        return judge.process_request(handshake)
-    except InvalidUpgrade as exc:
-        raise HTTPUpgradeRequired(
-            str(exc),
-            headers=[
-                ("Connection", "Upgrade"),
-                ("Upgrade", "websocket"),
-                ("Sec-WebSocket-Version", VERSION),
-            ],
-        ) from None
-    except InvalidMethod:
-        raise HTTPMethodNotAllowed(
-            f"a WebSocket is opened with GET, not {request.method}", headers=[("Allow", "GET")]
-        ) from None
-    except InvalidHandshake as exc:
-        cause = f": {exc.__cause__}" if exc.__cause__ else ""
-        raise HTTPBadRequest(f"invalid WebSocket handshake: {exc}{cause}") from None

@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import codecs
 import io
-import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from websockets.exceptions import ProtocolError
 from websockets.frames import Close, CloseCode, Frame, Opcode
-from websockets.protocol import OPEN, SERVER, Protocol
+from websockets.protocol import OPEN
 
 from .frames import MASKED, TEXT
 
 if TYPE_CHECKING:
-    from websockets.extensions import Extension
-
-logger = logging.getLogger("aiopyramid.websocket")
+    from websockets.protocol import Protocol
 
 # In the first byte of a frame.
 CONTROL = 0x08
@@ -39,26 +35,13 @@ class Pong(NamedTuple):
     payload: bytes
 
 
-def check_close(code: int, reason: str) -> None:
-    """
-    Check that a close frame may carry a code and a reason.
-
-    Raises:
-        ValueError: If it may not.
-    """
-    try:
-        Frame(Opcode.CLOSE, Close(code, reason).serialize()).check()
-    except ProtocolError as exc:
-        raise ValueError(f"cannot close with code {code!r} and reason {reason!r}: {exc}") from None
-
-
 class Judge:
     """
     Judges the frames of one connection, and makes those that answer them.
 
     Args:
         max_message_size: The largest message, whole and decompressed, in bytes.
-        extensions: What the handshake has negotiated.
+        protocol: The library's protocol, as the handshake has left it.
     """
 
     # There may be thousands.
@@ -72,13 +55,13 @@ class Judge:
         "max_size",
     )
 
-    def __init__(self, max_message_size: int, extensions: list[Extension]) -> None:
+    def __init__(self, max_message_size: int, protocol: Protocol) -> None:
         self.max_size = max_message_size
         # Compression can make a message a little larger.
-        slack = 64 + max_message_size // 16 if extensions else 0
+        slack = 64 + max_message_size // 16 if protocol.extensions else 0
         self.max_frame_size = max_message_size + slack
-        self._protocol = Protocol(SERVER, state=OPEN, max_size=self.max_frame_size, logger=logger)
-        self._protocol.extensions = extensions
+        self._protocol = protocol
+        protocol.max_message_size = self.max_frame_size
         self._fragments: io.StringIO | io.BytesIO | None = None
         self._decoder: codecs.IncrementalDecoder | None = None
         self._size = 0  # of the fragments

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
-from typing import Any, ClassVar, cast
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, ClassVar
 
 from pyramid.exceptions import ConfigurationError
-from pyramid.httpexceptions import HTTPNotImplemented, HTTPServiceUnavailable
+from pyramid.httpexceptions import (
+    HTTPNotImplemented,
+    HTTPServiceUnavailable,
+    HTTPTooManyRequests,
+)
 from pyramid.viewderivers import requestonly
 
 from .. import bridge
@@ -16,8 +20,9 @@ from ..config import AsyncioMapperBase, View
 from ..helpers import as_coroutine_function, is_coroutine_function
 from . import handshake, upgrade
 from .callbacks import call_in_request, mark_generators
-from .options import OPTIONS, WebsocketOptions, from_settings
-from .session import Session
+from .codecs import make_codec
+from .options import VIEW_OPTION, WebsocketOptions, from_settings
+from .session import NO_QUOTAS, Session
 from .sessions import sessions
 
 logger = logging.getLogger("aiopyramid.websocket")
@@ -37,7 +42,7 @@ class WebsocketMapperBase(AsyncioMapperBase):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.values = {name: options[name] for name in OPTIONS if options.get(name) is not None}
+        self.values = options.get(VIEW_OPTION) or {}
         WebsocketOptions().with_values(self.values)  # a bad value stops the start
 
     def __call__(self, view: Any) -> View:
@@ -51,30 +56,27 @@ class WebsocketMapperBase(AsyncioMapperBase):
         create = self._factory(view)
 
         def websocket_view(context: Any, request: Any) -> Any:
-            handshake.check_request(request)
             options = options_of(request.registry).with_values(self.values)
+            opening = handshake.read(request, options)
             place = self._place_for(request, options)
             handshake.check_origin(request, options)
+            quotas = _quotas(request, options)
             instance = create(context, request)
             on_handshake = getattr(instance, "on_handshake", None)
             if on_handshake is not None:
                 call_in_request(on_handshake)
             select = getattr(instance, "select_subprotocol", handshake.offered_from(options))
-            accepted = handshake.accept(
-                request,
-                options,
-                # It may be a coroutine as well.
-                lambda offered: (
-                    bridge.run_coroutine(cast("Any", select(offered)))
-                    if is_coroutine_function(select)
-                    else select(offered)
-                ),
-            )
+            chosen: Any = select(opening.offered)
+            if is_coroutine_function(select):
+                chosen = bridge.run_coroutine(chosen)
+            opening.choose(chosen)
             connected = getattr(instance, self.attr) if self.attr else instance
-            session = Session(connected, context, request, options, accepted)
+            codec = None if options.codec is None else make_codec(options.codec, request)
+            session = Session(connected, context, request, options, opening, codec, quotas)
             if not place.accept(session, options.max_connections):
-                raise _no_room(options)  # others have come meanwhile
-            response = _switching_protocols(request, accepted)
+                used_up = sessions.used_up(session)
+                raise _quota_used_up(used_up) if used_up else _no_room(options)
+            response = _switching_protocols(request, opening.headers)
             place.follow(response)
             return response
 
@@ -126,6 +128,24 @@ def options_of(registry: Any) -> WebsocketOptions:
     return options
 
 
+def _quotas(request: Any, options: WebsocketOptions) -> Mapping[Hashable, int]:
+    if options.admission is None:
+        return NO_QUOTAS
+    quotas = call_in_request(options.admission, request)
+    if quotas is None:
+        return NO_QUOTAS
+    if not isinstance(quotas, Mapping):
+        raise TypeError(
+            f"admission returned {quotas!r} and not a mapping of names to numbers of connections"
+        )
+    return quotas
+
+
+def _quota_used_up(names: list[Hashable]) -> HTTPTooManyRequests:
+    logger.info("WebSocket refused: too many connections for %r", names)
+    return HTTPTooManyRequests("too many WebSocket connections")
+
+
 def _no_room(options: WebsocketOptions) -> HTTPServiceUnavailable:
     return HTTPServiceUnavailable(
         f"this worker already has {options.max_connections} WebSocket connections, "
@@ -133,13 +153,13 @@ def _no_room(options: WebsocketOptions) -> HTTPServiceUnavailable:
     )
 
 
-def _switching_protocols(request: Any, accepted: handshake.Handshake) -> Any:
+def _switching_protocols(request: Any, headers: list[tuple[str, str]]) -> Any:
     # Built as renderers build theirs, so that what the view has set on
     # request.response goes out too.
     response = request.response
     response.status = 101
     del response.content_type
     del response.content_length
-    for name, value in accepted.headers:
+    for name, value in headers:
         response.headers[name] = value
     return response

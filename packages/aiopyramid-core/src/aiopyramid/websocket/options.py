@@ -2,22 +2,33 @@
 The options of WebSocket views: settings, view options and defaults.
 
 Each option can be a setting (``aiopyramid.websocket.ping_interval = 30``) and
-an option of a view (``@view_config(..., ping_interval=30)``), which wins.
+an option of a view (``@websocket_view_config(..., ping_interval=30)``), which wins.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pyramid.exceptions import ConfigurationError
+from pyramid.path import DottedNameResolver
 from pyramid.settings import aslist
 
+from .codecs import is_codec
 from .origins import OriginError, parse_allowed
 
 PREFIX = "aiopyramid.websocket."
+VIEW_OPTION = "websocket_options"
+"""The one name under which Pyramid knows the options of a WebSocket view: a mapping of them."""
+
+YEAR = 365 * 86400.0
+
+
+class ImportFailed(ValueError):
+    """What a dotted name stands for cannot be imported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +37,21 @@ class Option:
 
     parse: Callable[[Any], Any]
     allowed: str
+
+    def read(self, name: str, value: Any) -> Any:
+        """
+        Read a value.
+
+        Raises:
+            pyramid.exceptions.ConfigurationError: With the name, for a bad value.
+        """
+        try:
+            return self.parse(value)
+        except (ValueError, OverflowError) as exc:
+            detail = f" ({exc})" if isinstance(exc, OriginError | ImportFailed) else ""
+            raise ConfigurationError(
+                f"{name} = {value!r} is not allowed{detail}: it must be {self.allowed}"
+            ) from None
 
 
 def _at_least(least: int) -> Option:
@@ -40,16 +66,39 @@ def _at_least(least: int) -> Option:
     return Option(parse, f"a whole number of at least {least}")
 
 
-def _seconds(*, may_be_zero: str = "") -> Option:
+def _number(least: float, most: float, allowed: str) -> Option:
     def parse(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise ValueError
         number = float(value)
-        if not 0 <= number <= 86400 * 365 or (number == 0 and not may_be_zero):
+        if not least <= number <= most:
             raise ValueError
         return number
 
-    return Option(parse, f"a number of seconds above 0{may_be_zero}")
+    return Option(parse, allowed)
+
+
+def seconds(*, may_be_zero: str = "") -> Option:
+    """Make an option for a time in seconds."""
+    least = 0.0 if may_be_zero else sys.float_info.min
+    return _number(least, YEAR, f"a number of seconds above 0{may_be_zero}")
+
+
+def _named(check: Callable[[Any], bool], allowed: str) -> Option:
+    """An object, or its dotted name."""
+
+    def parse(value: Any) -> Any:
+        if value is None or value == "":
+            return None
+        try:
+            found = DottedNameResolver().maybe_resolve(value)
+        except ImportError as exc:
+            raise ImportFailed(str(exc)) from exc
+        if not check(found):
+            raise ValueError
+        return found
+
+    return Option(parse, f"{allowed}, or its dotted name")
 
 
 def _one_of(*values: str) -> Option:
@@ -88,6 +137,10 @@ EXTRA_CHARACTERS = "!#$%&'*+-.^_`|~"
 OFF = ", or 0 to switch it off"
 
 
+def _rate(of: str) -> Option:
+    return _number(0, 1e12, f"a number of {of} a second{OFF}")
+
+
 def _option(option: Option, default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"option": option})
 
@@ -110,15 +163,15 @@ class WebsocketOptions:
     #: ``deflate`` to compress messages for clients that offer it.
     compression: str = _option(_one_of("none", "deflate"), "none")
     #: Time between keep-alive pings.
-    ping_interval: float = _option(_seconds(may_be_zero=OFF), 20.0)
+    ping_interval: float = _option(seconds(may_be_zero=OFF), 20.0)
     #: How long to wait for the pong.
-    ping_timeout: float = _option(_seconds(may_be_zero=OFF), 20.0)
+    ping_timeout: float = _option(seconds(may_be_zero=OFF), 20.0)
     #: How long to wait for the peer's part of the closing handshake.
-    close_timeout: float = _option(_seconds(), 10.0)
+    close_timeout: float = _option(seconds(), 10.0)
     #: How long a peer may leave the outgoing buffer full.
-    send_timeout: float = _option(_seconds(may_be_zero=OFF), 20.0)
+    send_timeout: float = _option(seconds(may_be_zero=OFF), 20.0)
     #: Time a view has after a disconnect before it is cancelled.
-    disconnect_grace: float = _option(_seconds(may_be_zero=", or 0 to cancel it at once"), 5.0)
+    disconnect_grace: float = _option(seconds(may_be_zero=", or 0 to cancel it at once"), 5.0)
     #: Messages that wait for ``recv()`` before reading from the peer pauses.
     max_queue: int = _option(_at_least(1), 16)
     #: Memory that these messages take before reading pauses. The last one may exceed it:
@@ -128,6 +181,35 @@ class WebsocketOptions:
     write_limit: int = _option(_at_least(0), 2**16)
     #: Connections of one worker process at which further ones get 503.
     max_connections: int = _option(_at_least(1), 10_000)
+    #: Called with the request of a handshake, it refuses by raising an HTTP exception, and may
+    #: return a mapping: of each name that the connection counts for (such as a user or an
+    #: address) to the number of connections that may count for it in this process. A further
+    #: one gets 429.
+    admission: Callable[[Any], Any] | None = _option(  # noqa: RUF009
+        _named(callable, "a function that takes the request"), None
+    )
+    #: Messages in a second that are received on a connection, on average.
+    max_message_rate: float = _option(_rate("messages"), 0.0)
+    #: Bytes of messages in a second that are received on a connection, on average.
+    max_byte_rate: float = _option(_rate("bytes"), 0.0)
+    #: A connection that was silent for so long may send at once what it may send in this time.
+    rate_burst: float = _option(seconds(), 2.0)
+    #: What happens to a message above the rate: ``delay`` reads it later, ``drop`` drops and
+    #: counts it, ``close`` closes the connection with code 1008.
+    rate_policy: str = _option(_one_of("delay", "drop", "close"), "delay")
+    #: Age at which a connection is closed with code 1012, so that the client comes again.
+    max_age: float = _option(seconds(may_be_zero=OFF), 0.0)
+    #: The part of ``max_age`` by which that may be earlier, so that connections which began
+    #: together do not come again together: 0.2 means at 80 to 100 % of it.
+    max_age_jitter: float = _option(_number(0, 1, "a number from 0 to 1"), 0.2)
+    #: Turns text messages into objects and back (see `aiopyramid.websocket.codecs`).
+    codec: Any = _option(  # noqa: RUF009
+        _named(is_codec, "an object with decode() and encode(), or what makes one of the request"),
+        None,
+    )
+    #: What happens to a message that the codec cannot decode: ``close`` closes the connection
+    #: with code 1007, ``answer`` sends the codec's error message and goes on.
+    invalid_message: str = _option(_one_of("close", "answer"), "close")
 
     def with_values(self, values: Mapping[str, Any], prefix: str = "") -> WebsocketOptions:
         """
@@ -170,11 +252,4 @@ def _parse(name: str, value: Any, prefix: str) -> Any:
         raise ConfigurationError(
             f"unknown setting {prefix}{name}; the settings are {', '.join(OPTIONS)}"
         )
-    option = OPTIONS[name]
-    try:
-        return option.parse(value)
-    except (ValueError, OverflowError, OriginError) as exc:
-        detail = f" ({exc})" if isinstance(exc, OriginError) else ""
-        raise ConfigurationError(
-            f"{prefix}{name} = {value!r} is not allowed{detail}: it must be {option.allowed}"
-        ) from None
+    return OPTIONS[name].read(prefix + name, value)

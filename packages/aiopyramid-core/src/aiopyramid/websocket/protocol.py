@@ -45,7 +45,7 @@ from .turns import BUDGET, FRAME_SIZE, turns_of
 from .writer import Writer
 
 if TYPE_CHECKING:
-    from websockets.extensions import Extension
+    from websockets.protocol import Protocol
 
     from .options import WebsocketOptions
 
@@ -84,7 +84,7 @@ class WebsocketProtocol(asyncio.Protocol):
 
     Args:
         options: The view's options.
-        extensions: What the handshake has negotiated.
+        protocol: The library's protocol, as the handshake has left it.
         opened: Called when the transport is there.
         closing: Called once when the connection begins to end.
         lost: Called once at the end.
@@ -121,7 +121,7 @@ class WebsocketProtocol(asyncio.Protocol):
     def __init__(
         self,
         options: WebsocketOptions,
-        extensions: list[Extension],
+        protocol: Protocol,
         *,
         opened: Callable[[], None],
         closing: Callable[[], None],
@@ -134,8 +134,8 @@ class WebsocketProtocol(asyncio.Protocol):
         self._lost = lost
         self.transport: Any = None
         self.queue = MessageQueue(loop, options.max_queue, options.max_queue_size)
-        self.judge = Judge(options.max_message_size, extensions)
-        self._encode = self.judge.encode_message if extensions else encode_message
+        self.judge = Judge(options.max_message_size, protocol)
+        self._encode = self.judge.encode_message if protocol.extensions else encode_message
         self.writer = Writer(loop, options.send_timeout, self._send_overdue)
         self.keepalive = Keepalive(
             loop,

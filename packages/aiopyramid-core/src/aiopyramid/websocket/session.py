@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Any
 
 from pyramid.threadlocal import RequestContext
@@ -14,15 +15,22 @@ from websockets.frames import CloseCode
 
 from ..bridge import spawn_greenlet
 from ..exceptions import is_cancellation
+from . import scope
 from .connection import WebsocketConnection
 from .events import WebsocketEnded, WebsocketOpened
-from .exceptions import closing_code, is_quiet
+from .exceptions import closing, is_quiet
+from .filtered import connection_class
 from .handshake import Handshake
 from .options import WebsocketOptions
 from .protocol import WebsocketProtocol
 from .sessions import sessions
 
 logger = logging.getLogger("aiopyramid.websocket")
+
+# What a request has only until it is answered. Pyramid makes each anew for who asks for it.
+FOR_RESPONSE = ("response", "response_callbacks", "finished_callbacks")
+
+NO_QUOTAS: Mapping[Hashable, int] = {}
 
 
 class Session:
@@ -35,6 +43,8 @@ class Session:
         request: The request that opened the connection.
         options: The view's options.
         handshake: The accepted handshake.
+        codec: The connection's codec, if it has one.
+        quotas: What the connection counts for, and how many may (option ``admission``).
     """
 
     def __init__(
@@ -44,14 +54,19 @@ class Session:
         request: Any,
         options: WebsocketOptions,
         handshake: Handshake,
+        codec: Any = None,
+        quotas: Mapping[Hashable, int] = NO_QUOTAS,
     ) -> None:
         self.view = view
         self.context = context
         self.request = request
         self.options = options
         self.handshake = handshake
+        self.codec = codec
+        self.quotas = quotas
         self.task: asyncio.Task[None] | None = None
         self.grace: asyncio.TimerHandle | None = None
+        self.aging: asyncio.TimerHandle | None = None
 
     def open(self) -> WebsocketProtocol:
         """
@@ -63,14 +78,18 @@ class Session:
         """
         protocol = WebsocketProtocol(
             self.options,
-            self.handshake.extensions,
+            self.handshake.protocol,
             opened=self._start,
             closing=self._closing,
             lost=self._lost,
         )
-        self.ws = WebsocketConnection(
-            protocol, self.request, self.context, self.handshake.subprotocol
+        self.ws = connection_class(self.options)(
+            protocol, self.request, self.context, self.handshake.subprotocol, self.codec
         )
+        # There may be thousands.
+        del self.handshake
+        for name in FOR_RESPONSE:
+            vars(self.request).pop(name, None)
         return protocol
 
     def close(self, code: int) -> asyncio.Task[None]:
@@ -91,11 +110,22 @@ class Session:
         self.task.add_done_callback(self._ended)
         if sessions.ending is not None:
             self.ws.close_nowait(sessions.ending)
+        if self.options.max_age:
+            earlier = random.uniform(0, self.options.max_age_jitter)  # noqa: S311 - no secret
+            self.aging = asyncio.get_running_loop().call_later(
+                self.options.max_age * (1 - earlier),
+                self.ws.close_nowait,
+                CloseCode.SERVICE_RESTART,
+                "maximal age",
+            )
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         sessions.ended(self)
-        if self.grace is not None:
-            self.grace.cancel()
+        if not sessions.open:
+            scope.end_threads()
+        for timer in (self.grace, self.aging):
+            if timer is not None:
+                timer.cancel()
         if not task.cancelled() and task.exception() is not None:
             # SystemExit: the process may go on without this task.
             self.ws.close_nowait(CloseCode.INTERNAL_ERROR)
@@ -125,20 +155,22 @@ class Session:
                     self._log_error("its view")
                 if is_cancellation(exc):
                     # The disconnect grace is over, or the loop ends: no time to wait.
-                    self.ws.close_nowait(closing_code(exc))
+                    self.ws.close_nowait(*closing(exc))
                 else:
-                    await self._close(closing_code(exc))
+                    await self._close(*closing(exc))
             else:
                 await self._close(CloseCode.NORMAL_CLOSURE)
             await self._report(time.monotonic() - begin)
 
-    async def _close(self, code: int) -> None:
+    async def _close(self, code: int, reason: str = "") -> None:
         with contextlib.suppress(asyncio.CancelledError):
-            await self.ws.close(code)
+            await self.ws.close(code, reason)
 
     async def _notify(self, event: WebsocketOpened | WebsocketEnded) -> None:
-        # Subscribers are plain code: in a greenlet, they can wait.
-        await spawn_greenlet(self.request.registry.notify, event)
+        registry = self.request.registry
+        if registry.has_listeners:
+            # Subscribers are plain code: in a greenlet, they can wait.
+            await spawn_greenlet(registry.notify, event)
 
     async def _report(self, duration: float) -> None:
         protocol = self.ws.protocol
@@ -151,15 +183,18 @@ class Session:
             "messages_sent": protocol.messages_sent,
             "bytes_received": protocol.bytes_received,
             "bytes_sent": protocol.writer.bytes_sent,
+            "messages_dropped": self.ws.messages_dropped,
         }
-        logger.info(
-            "WebSocket %s from %s closed: code=%d reason=%r duration=%.3f "
-            "messages_received=%d messages_sent=%d bytes_received=%d bytes_sent=%d",
-            self.request.path,
-            self.request.remote_addr,
-            *facts.values(),
-            extra={"websocket": facts},
-        )
+        if logger.isEnabledFor(logging.INFO):
+            logger.info(
+                "WebSocket %s from %s closed: code=%d reason=%r duration=%.3f "
+                "messages_received=%d messages_sent=%d bytes_received=%d bytes_sent=%d "
+                "messages_dropped=%d",
+                self.request.path,
+                self.request.remote_addr,
+                *facts.values(),
+                extra={"websocket": facts},
+            )
         try:
             await self._notify(WebsocketEnded(self.ws, self.request, **facts))
         except Exception:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections import Counter
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
+
+from ..homes import home_here
 
 if TYPE_CHECKING:
     from .session import Session
@@ -28,6 +32,7 @@ class Sessions:
         self.open: set[Session] = set()
         self.ending: int | None = None
         self._accepted: set[Session] = set()
+        self._counts: Counter[Hashable] = Counter()
         self._lock = threading.Lock()
         self._settled: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -38,23 +43,35 @@ class Sessions:
 
     def admit(self, session: Session, limit: int) -> bool:
         """
-        Count a session from now on, unless there are ``limit`` sessions already.
+        Count a session from now on, unless there are too many already.
 
         The caller must call `opened` or `forget` for it by the time its request has ended.
+
+        Args:
+            session: The session, with its quotas.
+            limit: The number of sessions that this process may have.
 
         Returns:
             True if the session is admitted.
         """
         with self._lock:
-            admitted = self.has_room(limit)
+            admitted = self.has_room(limit) and not self.used_up(session)
             if admitted:
                 self._accepted.add(session)
+                self._counts.update(session.quotas.keys())
             return admitted
+
+    def used_up(self, session: Session) -> list[Hashable]:
+        """Return those of a session's quotas that other sessions have used up."""
+        return [name for name, limit in session.quotas.items() if self._counts[name] >= limit]
 
     def forget(self, session: Session) -> None:
         """Stop counting a session that was not opened. May be called in any thread."""
         with self._lock:
-            self._accepted.discard(session)
+            if session in self._accepted:
+                self._accepted.remove(session)
+                if session not in self.open:
+                    self._give_back(session)
             if not self._accepted and self._settled is not None and self._loop is not None:
                 with contextlib.suppress(RuntimeError):  # the loop is closed
                     self._loop.call_soon_threadsafe(self._settled.set)
@@ -66,7 +83,15 @@ class Sessions:
 
     def ended(self, session: Session) -> None:
         """Stop counting a session whose view has ended."""
-        self.open.discard(session)
+        with self._lock:
+            self.open.discard(session)
+            self._give_back(session)
+
+    def _give_back(self, session: Session) -> None:
+        self._counts.subtract(session.quotas.keys())
+        for name in session.quotas:
+            if not self._counts[name]:
+                del self._counts[name]
 
     async def end(self, code: int, timeout: float) -> None:
         """
@@ -91,6 +116,8 @@ class Sessions:
                         await self._until_settled()
         late = [session.cancel() for session in tuple(self.open)]
         if late:
+            # A thread may block: the view goes on without it, to its end.
+            home_here().give_up()
             await asyncio.wait(late, timeout=timeout * 0.25)
 
     async def _until_settled(self) -> None:
