@@ -17,8 +17,8 @@ def includeme(config: Configurator) -> None:
     Makes `aiopyramid.config.CoroutineOrExecutorMapper` the default view
     mapper, makes Pyramid's thread-locals context-local, lets a security policy
     have coroutines, and adds the directives ``add_lifespan`` and
-    ``add_background_task``, the view predicate ``websocket`` and the options of WebSocket
-    views.
+    ``add_background_task``, the view predicate ``websocket``, the options of WebSocket
+    views, and ``request.groups``.
     """
     from . import homes, threadlocal
     from .config import CoroutineOrExecutorMapper
@@ -33,3 +33,4 @@ def includeme(config: Configurator) -> None:
     if homes.in_uwsgi():
         config.include("aiopyramid_uwsgi")
     config.include(".websocket")
+    config.include(".broadcast")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -64,6 +64,8 @@ class WebsocketConnection(Typed[In, Out]):
         self.subprotocol = subprotocol
         self.codec = codec
         self.closed_by_view = False
+        # None when they have been called.
+        self._endings: tuple[Callable[[], None], ...] | None = ()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open"
@@ -185,6 +187,22 @@ class WebsocketConnection(Typed[In, Out]):
             self.closed_by_view = by_view
             self.protocol.queue.clear()
             self.protocol.close(code, reason)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether no more messages can be sent, or it would be of no use."""
+        return self._endings is None
+
+    def add_ending(self, ending: Callable[[], None]) -> None:
+        """Let a function be called once, when the connection begins to end."""
+        assert self._endings is not None
+        self._endings = (*self._endings, ending)
+
+    def announce_ending(self) -> None:
+        """Call the functions of `add_ending`."""
+        endings, self._endings = self._endings, None
+        for ending in endings or ():
+            ending()
 
     async def ping(self) -> float:
         """

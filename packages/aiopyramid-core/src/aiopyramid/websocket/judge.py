@@ -11,6 +11,7 @@ import codecs
 import io
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Close, CloseCode, Frame, Opcode
 from websockets.protocol import OPEN
 
@@ -203,6 +204,21 @@ class Judge:
         protocol = self._protocol
         (protocol.send_text if first_byte == TEXT else protocol.send_binary)(payload)
         return self.answer()
+
+    def forget_context(self) -> int:
+        """
+        Compress each message by itself from now on, so that others can be sent between them.
+
+        Returns:
+            The peer's window for compressed messages, as a logarithm; 0 for no compression.
+        """
+        window_bits = 0
+        for extension in self._protocol.extensions:
+            assert isinstance(extension, PerMessageDeflate)
+            extension.local_no_context_takeover = True
+            vars(extension).pop("encoder", None)
+            window_bits = extension.local_max_window_bits
+        return window_bits
 
     def ping(self, payload: bytes) -> bytes:
         """Return a ping."""

@@ -147,6 +147,8 @@ def _quota_used_up(names: list[Hashable]) -> HTTPTooManyRequests:
 
 
 def _no_room(options: WebsocketOptions) -> HTTPServiceUnavailable:
+    if sessions.draining:
+        return HTTPServiceUnavailable("this worker is drained: come again")
     return HTTPServiceUnavailable(
         f"this worker already has {options.max_connections} WebSocket connections, "
         "which is its limit (max_connections)"

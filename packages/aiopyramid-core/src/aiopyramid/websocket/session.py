@@ -131,6 +131,7 @@ class Session:
             self.ws.close_nowait(CloseCode.INTERNAL_ERROR)
 
     def _closing(self) -> None:
+        self.ws.announce_ending()
         if not self.ws.closed_by_view:
             self._cancel_later()
 

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
+from websockets.frames import CloseCode
+
 from ..homes import home_here
 
 if TYPE_CHECKING:
@@ -26,11 +28,13 @@ class Sessions:
     Attributes:
         open: The sessions whose views run. Changed on the loop only.
         ending: The close code for sessions that open while the process ends.
+        draining: Whether no more sessions are admitted.
     """
 
     def __init__(self) -> None:
         self.open: set[Session] = set()
         self.ending: int | None = None
+        self.draining = False
         self._accepted: set[Session] = set()
         self._counts: Counter[Hashable] = Counter()
         self._lock = threading.Lock()
@@ -38,8 +42,8 @@ class Sessions:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def has_room(self, limit: int) -> bool:
-        """Return True if there are fewer than ``limit`` sessions."""
-        return len(self.open) + len(self._accepted) < limit
+        """Return True if there are fewer than ``limit`` sessions, and they are not drained."""
+        return not self.draining and len(self.open) + len(self._accepted) < limit
 
     def admit(self, session: Session, limit: int) -> bool:
         """
@@ -92,6 +96,24 @@ class Sessions:
         for name in session.quotas:
             if not self._counts[name]:
                 del self._counts[name]
+
+    async def drain(self, over: float) -> None:
+        """
+        Admit no more sessions, and close those that are open one after the other.
+
+        Args:
+            over: How long that takes, in seconds.
+        """
+        self.draining = True
+        loop = asyncio.get_running_loop()
+        sessions = tuple(self.open)
+        begin = loop.time()
+        for number, session in enumerate(sessions):
+            if session in self.open:
+                session.close(CloseCode.SERVICE_RESTART)
+            pause = begin + over * (number + 1) / len(sessions) - loop.time()
+            if pause > 0:
+                await asyncio.sleep(pause)
 
     async def end(self, code: int, timeout: float) -> None:
         """

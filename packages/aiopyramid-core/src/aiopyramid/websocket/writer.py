@@ -33,6 +33,7 @@ class Writer:
         "_timer",
         "_transport",
         "bytes_sent",
+        "resumed",
         "unyielded",
         "writable",
     )
@@ -54,6 +55,8 @@ class Writer:
         #: Bytes of bursts that were written since a sender last let others run.
         self.unyielded = 0
         self.bytes_sent = 0
+        #: Called when the transport takes more.
+        self.resumed: Callable[[], None] | None = None
 
     def start(self, transport: Any) -> None:
         """Write to a transport from now on."""
@@ -80,6 +83,14 @@ class Writer:
         self._pending_size += len(frame)
         if self._pending_size >= BURST_SIZE:
             self.flush()
+
+    def write_shared(self, frames: bytes) -> None:
+        """Write frames that others get as well, behind what is joined, and begin no burst."""
+        if self._pending:
+            self.write(frames)
+        elif self._transport is not None:
+            self.bytes_sent += len(frames)
+            self._transport.write(frames)
 
     def flush(self) -> None:
         """Hand joined frames to the transport."""
@@ -118,6 +129,8 @@ class Writer:
         if self._last_pong is not None:
             pong, self._last_pong = self._last_pong, None
             self.write(pong)
+        if self.resumed is not None:
+            self.resumed()
 
     def finish(self) -> bool:
         """

@@ -1,0 +1,67 @@
+"""
+Groups of connections: in one process, or over many workers and machines.
+
+``config.include("aiopyramid")`` includes this, and gives each request ``request.groups``
+(`aiopyramid.broadcast.groups.Groups`). Programs without Pyramid publish by
+`aiopyramid.broadcast.publisher.Publisher`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyramid.config import Configurator
+
+    from .groups import Groups
+
+
+def includeme(config: Configurator) -> None:
+    """Add ``request.groups``, and connect each worker to the broker of the settings."""
+    from ..config import LAST
+
+    config.add_request_method(groups_of_request, "groups", reify=True)
+    config.add_lifespan(_running)
+    # The application may still change its settings, and commit again.
+    config.action(None, lambda: _configure(config.registry), order=LAST)
+
+
+def groups_of_request(request: Any) -> Groups:
+    """Return the groups of the application: ``request.groups``."""
+    groups = groups_of(request.registry)
+    groups.check_workers(request.environ)
+    return groups
+
+
+def groups_of(registry: Any) -> Groups:
+    """Return the groups of an application, for code that has no request."""
+    from .groups import Groups
+
+    groups: Groups = registry[Groups]
+    return groups
+
+
+def _configure(registry: Any) -> None:
+    """
+    Read the settings.
+
+    Raises:
+        pyramid.exceptions.ConfigurationError: For a bad one.
+    """
+    from pyramid.exceptions import ConfigurationError
+
+    from .backends import check_backend
+    from .groups import Groups
+    from .settings import from_settings
+
+    try:
+        settings = from_settings(registry.settings)
+        check_backend(settings)
+    except (ValueError, ImportError) as exc:
+        raise ConfigurationError(str(exc)) from exc
+    if Groups not in registry or registry[Groups].settings != settings:
+        registry[Groups] = Groups(registry, settings)
+
+
+def _running(registry: Any) -> Any:
+    return groups_of(registry).running()

@@ -1,0 +1,149 @@
+"""What Redis and Valkey are asked for, and where they are: for coroutines and for plain code."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from ..settings import BroadcastSettings
+from . import Outgoing, Position
+
+NUMBERED = b"#"
+"""Before a message with a position."""
+
+# One number for each message, without a gap, and the message goes out in their order.
+KEEP = """
+local number = redis.call('HINCRBY', KEYS[2], 'number', 1)
+if number == 1 then
+  redis.call('DEL', KEYS[1])
+  redis.call('HSET', KEYS[2], 'epoch', ARGV[4])
+end
+local position = redis.call('HGET', KEYS[2], 'epoch') .. '.' .. number
+redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[2], number .. '-0', 'm', ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+redis.call('PUBLISH', ARGV[5], '#' .. position .. '\\n' .. ARGV[1])
+return position
+"""
+
+# What is kept, and the position of the latest, at one moment.
+READ = """
+local position = redis.call('HMGET', KEYS[2], 'epoch', 'number')
+if not position[1] then return {false, false, {}} end
+local kept
+if ARGV[1] == '' then
+  if ARGV[3] == '0' then return {position[1], position[2], {}} end
+  kept = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', ARGV[3])
+elseif ARGV[1] == position[1] then
+  kept = redis.call('XRANGE', KEYS[1], '(' .. ARGV[2] .. '-0', '+')
+else
+  kept = redis.call('XRANGE', KEYS[1], '-', '+')
+end
+return {position[1], position[2], kept}
+"""
+
+
+def keys_of(channel: str) -> tuple[str, str]:
+    """Return the keys of a channel's stream and of its position; in a cluster, on one node."""
+    return f"{{{channel}}}:history", f"{{{channel}}}:position"
+
+
+def publish_command(item: Outgoing, age: float) -> tuple[Any, ...]:
+    """Return the command that publishes a message; one that is kept, for ``age`` seconds."""
+    if not item.keep:
+        return ("PUBLISH", item.channel, item.data)
+    keys = keys_of(item.channel)
+    milliseconds = int(age * 1000)
+    epoch = secrets.token_hex(4)
+    return ("EVAL", KEEP, 2, *keys, item.data, item.keep, milliseconds, epoch, item.channel)
+
+
+def history_command(channel: str, after: Position | None, last: int) -> tuple[Any, ...]:
+    """Return the command that reads what a channel has kept."""
+    epoch, number = after or ("", 0)
+    return ("EVAL", READ, 2, *keys_of(channel), epoch, number, last)
+
+
+def split_sentinel_url(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
+    """
+    Read ``redis+sentinel://user:password@host:port,host:port/service/db?option=value``.
+
+    Returns:
+        The addresses of the sentinels, the name of the service, and options of its connections.
+
+    Raises:
+        ValueError: If the service is missing, or a port is no number.
+    """
+    parts = urlsplit(url)
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    service, _, database = parts.path.strip("/").partition("/")
+    if not service:
+        raise ValueError("the URL of sentinels ends with the name of the service")
+    addresses = []
+    for host in hosts.split(","):
+        name, _, port = host.rpartition(":") if ":" in host else (host, "", "26379")
+        addresses.append((name.strip("[]"), int(port)))
+    options: dict[str, Any] = dict(parse_qsl(parts.query))
+    user, _, password = credentials.partition(":")
+    if user:
+        options["username"] = unquote(user)
+    if password:
+        options["password"] = unquote(password)
+    if database:
+        options["db"] = int(database)
+    return addresses, unquote(service), options
+
+
+def is_sentinel(settings: BroadcastSettings) -> bool:
+    """Return True if the URL names sentinels, and not the server."""
+    return settings.scheme.endswith("+sentinel")
+
+
+def make_sentinel(factory: Any, settings: BroadcastSettings, options: Mapping[str, Any]) -> Any:
+    """
+    Return a client of the server that sentinels name.
+
+    Args:
+        factory: ``redis.Sentinel``, or that of ``redis.asyncio``.
+        settings: With the URL.
+        options: Options of the connections.
+
+    Raises:
+        ValueError: For a URL that cannot be read.
+    """
+    addresses, service, given = split_sentinel_url(settings.url)
+    tls = settings.scheme.startswith("rediss")
+    sentinel = factory(
+        addresses,
+        sentinel_kwargs={
+            "socket_timeout": settings.timeout,
+            "ssl": tls,
+            "retry": options["retry"],  # another sentinel is asked instead
+        },
+        ssl=tls,
+        **{**given, **options},
+    )
+    return sentinel.master_for(service)
+
+
+def make_client(settings: BroadcastSettings) -> Any:
+    """
+    Return a client for plain code.
+
+    Raises:
+        ValueError: For a URL that cannot be read.
+    """
+    from redis import Redis, Sentinel
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    options: dict[str, Any] = {
+        "socket_timeout": settings.timeout,
+        "socket_connect_timeout": settings.timeout,
+        "retry": Retry(NoBackoff(), 0),  # or a message might be published twice
+    }
+    if is_sentinel(settings):
+        return make_sentinel(Sentinel, settings, options)
+    return Redis.from_url(settings.url, **options)

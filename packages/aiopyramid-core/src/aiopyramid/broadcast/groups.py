@@ -1,0 +1,588 @@
+"""
+Groups: who is in them, and what is published to them.
+
+``request.groups`` is the `Groups` of the application. A group is there as soon as somebody joins
+it; it has members in this worker, and in others. What is published goes to the broker, and from
+there to every worker that has members, this one among them: so all members of a group get its
+messages in the same order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from pyramid.renderers import RendererHelper
+from pyramid.threadlocal import get_current_request
+
+from .. import bridge, homes
+from ..homes import Home
+from ..websocket.connection import WebsocketConnection
+from ..websocket.exceptions import check_close
+from . import messages
+from .backends import START, HistoryBackend, Outgoing, Position, make_backend
+from .exceptions import BadEnvelope, BroadcastError
+from .forms import RAW, Form
+from .group import FanOut, Group, gap_in, to_message
+from .members import ConnectionMember, Counters, Listener, Member, OnResync, Outbox
+from .messages import NOBODY, Closing, Envelope, Kind, Numbering, Reason, Resync
+from .presence import MAX_INFO_SIZE, Presence, Worker
+from .sending import Publication, Sender
+from .settings import MEMORY, BroadcastSettings
+
+logger = logging.getLogger("aiopyramid.broadcast")
+
+NOT_STARTED = (
+    "groups begin with the application's lifespan: under a server, or in its first request; "
+    "in a script, use aiopyramid.broadcast.publisher.Publisher"
+)
+
+
+class Groups:
+    """
+    The groups of an application.
+
+    Args:
+        registry: The application's registry.
+        settings: How groups work.
+
+    Attributes:
+        counters: What has happened to messages (`Counters`).
+    """
+
+    def __init__(self, registry: Any, settings: BroadcastSettings) -> None:
+        self.registry = registry
+        self.settings = settings
+        self.counters = Counters()
+        self._warned = settings.url != MEMORY
+        self._home: Home | None = None
+        self._groups: dict[str, Group] = {}
+        self._outboxes: dict[WebsocketConnection[Any, Any], Outbox] = {}
+
+    def __repr__(self) -> str:
+        return f"<Groups by {self.settings.scheme}, {len(self._groups)} here>"
+
+    # With the loop of the worker.
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """
+        Be connected to the broker: the lifespan of the groups.
+
+        Raises:
+            BroadcastError: If the broker refuses this application.
+        """
+        settings = self.settings
+        self._numbering = Numbering()
+        self._names = itertools.count(1)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._backend = make_backend(settings)
+        self._fan_out = FanOut(asyncio.get_running_loop())
+        await self._backend.start(self)
+        try:
+            self._sender = Sender(self._backend, settings, self.counters)
+            self._presence = Presence(self, self._numbering.publisher)
+            self._home = homes.home_here()
+            await self._presence.start(self._backend)
+            try:
+                yield
+            finally:
+                await self._presence.stop()
+                await self._sender.stop()
+        finally:
+            self._home = None
+            for member in [each for group in self._groups.values() for each in group.members]:
+                member.close(1001, "")
+            tasks = [*self._tasks, *(each.subscription for each in self._groups.values())]
+            running = [task for task in tasks if task is not None]
+            for task in running:
+                task.cancel()
+            if running:
+                await asyncio.wait(running)
+            self._groups.clear()
+            await self._backend.stop()
+
+    def _home_here(self) -> Home:
+        home = self._home
+        if home is None and bridge.can_wait():
+            bridge.await_(asyncio.sleep(0))  # the first code that waits enters the lifespan
+            home = self._home
+        if home is None:
+            raise RuntimeError(NOT_STARTED)
+        return home
+
+    def _check_on_loop(self) -> None:
+        home = self._home_here()
+        if asyncio.get_running_loop() is not home.loop:
+            raise RuntimeError("this application's groups live on another event loop")
+
+    def check_workers(self, environ: Mapping[str, Any]) -> None:
+        """Warn, once, if there are several workers and the groups are in memory."""
+        if not self._warned and environ.get("wsgi.multiprocess"):
+            self._warned = True
+            logger.warning(
+                "groups are in the memory of each worker, and this server runs several: members "
+                "get only what their own worker publishes. Set aiopyramid.broadcast.url to a "
+                "broker, or run one worker"
+            )
+
+    # Publishing.
+
+    def publish(
+        self,
+        group: str,
+        message: str | bytes | bytearray | memoryview,
+        *,
+        exclude: WebsocketConnection[Any, Any] | None = None,
+        after_commit: Any = None,
+    ) -> Publication:
+        """
+        Publish a message to all members of a group, in all workers. Never waits.
+
+        May be called on the loop and in any thread. What one coroutine or thread publishes,
+        members get in that order.
+
+        Args:
+            group: The name of the group.
+            message: `str` is sent as text, bytes are sent as binary.
+            exclude: A connection of this worker that does not get it.
+            after_commit: A transaction manager, such as ``request.tm``: publish when its
+                transaction has been committed, and not if it is aborted.
+
+        Returns:
+            What can be awaited, to know that the broker has the message.
+
+        Raises:
+            TypeError: For a message or a name of another type.
+            ValueError: For a name that groups cannot have, and for a message that is too large
+                for the broker.
+        """
+        kind, payload = messages.to_payload(message)
+        return self._publish(group, kind, payload, self._name_of(exclude), after_commit)
+
+    def publish_json(
+        self,
+        group: str,
+        value: Any,
+        *,
+        exclude: WebsocketConnection[Any, Any] | None = None,
+        after_commit: Any = None,
+    ) -> Publication:
+        """Publish a value as text, rendered by Pyramid's ``json`` renderer; see `publish`."""
+        renderer = RendererHelper("json", registry=self.registry)
+        text = renderer.render(value, None, request=get_current_request())
+        return self.publish(group, text, exclude=exclude, after_commit=after_commit)
+
+    def close_connections(
+        self, group: str, code: int = 1000, reason: str = "", *, after_commit: Any = None
+    ) -> Publication:
+        """
+        Close all connections that are in a group, in all workers.
+
+        Where each connection of a user joins a group of that user, this is the logout.
+
+        Args:
+            group: The name of the group.
+            code: Close code (RFC 6455 section 7.4).
+            reason: Close reason, at most 123 bytes in UTF-8.
+            after_commit: As for `publish`.
+
+        Raises:
+            ValueError: If no close frame may carry the code or reason.
+        """
+        check_close(code, reason)
+        payload = messages.to_control({"close": [code, reason]})
+        return self._publish(group, "control", payload, NOBODY, after_commit)
+
+    def _publish(
+        self, group: str, kind: Kind, payload: bytes, exclude: str, after_commit: Any
+    ) -> Publication:
+        messages.check_group(group)
+        home = self._home_here()
+        self._check_size(group, payload)
+        publication = Publication()
+        args = (group, kind, payload, exclude, publication)
+        if after_commit is None:
+            self._call(home, *args)
+        else:
+            after_commit.get().addAfterCommitHook(self._committed, (home, *args))
+        return publication
+
+    def _committed(self, succeeded: bool, home: Home, *args: Any) -> None:
+        if succeeded:
+            self._call(home, *args)
+        else:
+            error = BroadcastError("the transaction was aborted")
+            home.call(args[-1].finish, error)
+
+    def _call(self, home: Home, *args: Any) -> None:
+        if asyncio._get_running_loop() is home.loop:
+            self._send(*args)
+        else:
+            home.call(self._send, *args)
+
+    def _check_size(self, group: str, payload: bytes) -> None:
+        most = self.settings.max_outgoing_size
+        if self._backend.max_size is not None:
+            most = self._backend.max_size
+        if len(payload) > most:
+            raise ValueError(
+                f"a message of {len(payload)} bytes to {group!r} is too large: "
+                f"{self.settings.scheme} takes {most} bytes; publish where the data is, instead"
+            )
+
+    def _send(
+        self, group: str, kind: Kind, payload: bytes, exclude: str, publication: Publication
+    ) -> None:
+        channel = messages.channel_of(self.settings.prefix, group)
+        sequence, keep = 0, 0
+        if kind != "control":
+            sequence = self._numbering.next(group)
+            keep = self.settings.history_of(group)
+        envelope = Envelope(kind, payload, self._numbering.publisher, sequence, exclude)
+        self._sender.add(Outgoing(channel, envelope.encode(), keep), publication)
+
+    def _name_of(self, ws: WebsocketConnection[Any, Any] | None) -> str:
+        if ws is None:
+            return NOBODY
+        outbox = self._outboxes.get(ws)
+        return NOBODY if outbox is None else outbox.name
+
+    # Members.
+
+    async def join(
+        self,
+        group: str,
+        ws: WebsocketConnection[Any, Any],
+        *,
+        info: Any = None,
+        last: int = 0,
+        after: str | None = None,
+        form: Form = RAW,
+        on_resync: OnResync | None = None,
+    ) -> None:
+        """
+        Let a connection get what is published to a group, from the return on until it ends.
+
+        Joining again changes nothing.
+
+        Args:
+            group: The name of the group.
+            ws: The connection.
+            info: What others learn about it from `members`: a value that JSON knows.
+            last: In a group with history: send the last messages first, at most so many.
+            after: In a group with history: send what came after the message with this ``id``
+                first. A text from the client is good enough: what does not make sense is a gap.
+            form: What is sent of each message, and of gaps: `RAW`, `TAGGED`, or a form of your
+                own.
+            on_resync: A function, or a coroutine function, that is called with each `Resync`.
+                If there is none, and the form cannot tell the client, a gap closes the connection
+                with code 1012, so that the client comes again.
+
+        Raises:
+            WebsocketClosed: If the connection is closed.
+            TypeError: For a name of another type.
+            ValueError: For a name that groups cannot have, and for an info that is too large.
+        """
+        messages.check_group(group)
+        self._check_info(info)
+        self._check_history(group, last, after)
+        self._check_on_loop()
+        if ws.closed or ws.is_ending:
+            raise ws.protocol.closed_error()
+        outbox = self._outboxes.get(ws)
+        if outbox is not None and group in outbox.members:
+            return
+        if self.settings.overflow != "close" and on_resync is None:
+            self._check_form(group, form)
+        if outbox is None:
+            name = f"{self._numbering.publisher}.{next(self._names)}"
+            outbox = self._outboxes[ws] = Outbox(ws, name, self.settings, self.counters)
+            ws.add_ending(lambda: self._forget(ws))
+        member = ConnectionMember(group, outbox, form, on_resync, info)
+        outbox.members[group] = member
+        await self._enter(member, group, last, after)
+
+    def leave(self, group: str, ws: WebsocketConnection[Any, Any]) -> None:
+        """
+        Let a connection get nothing more of a group. On the loop.
+
+        Connections that end leave their groups by themselves.
+        """
+        outbox = self._outboxes.get(ws)
+        if outbox is not None and (member := outbox.members.pop(group, None)) is not None:
+            self._remove(group, member)
+
+    async def listen(
+        self, group: str, *, info: Any = None, last: int = 0, after: str | None = None
+    ) -> Listener:
+        """
+        Listen to a group: for server-sent events, and background tasks.
+
+        ``async with await groups.listen(name) as listener`` and then ``async for item in
+        listener``, where each item is a `Message` or a `Resync`.
+
+        Args:
+            group: The name of the group.
+            info: As for `join`.
+            last: As for `join`.
+            after: As for `join`.
+
+        Raises:
+            TypeError: For a name of another type.
+            ValueError: For a name that groups cannot have, and for an info that is too large.
+        """
+        messages.check_group(group)
+        self._check_info(info)
+        self._check_history(group, last, after)
+        self._check_on_loop()
+        name = f"{self._numbering.publisher}.{next(self._names)}"
+
+        def leave() -> None:
+            self._remove(group, listener)
+
+        listener = Listener(group, name, self.settings, self.counters, info, leave)
+        await self._enter(listener, group, last, after)
+        return listener
+
+    def _check_info(self, info: Any) -> None:
+        if info is not None and len(messages.to_json(info).encode()) > MAX_INFO_SIZE:
+            raise ValueError(f"info has more than {MAX_INFO_SIZE} bytes of JSON")
+
+    def _check_history(self, group: str, last: int, after: str | None) -> None:
+        if (last or after is not None) and not self.settings.history_of(group):
+            raise ValueError(
+                f"group {group!r} has no history: name it in aiopyramid.broadcast.history"
+            )
+
+    def _check_form(self, group: str, form: Form) -> None:
+        if form.resync(Resync(group, "overflow")) is None:
+            raise ValueError(
+                f"aiopyramid.broadcast.overflow = {self.settings.overflow} needs on_resync, or a "
+                f"form that tells of gaps, such as TAGGED; {form!r} does not"
+            )
+
+    async def _enter(self, member: Member, name: str, last: int, after: str | None) -> None:
+        group = self._groups.get(name)
+        if group is None:
+            group = self._groups[name] = Group(name, self.counters)
+        group.members[member] = None
+        group.wanted = True
+        has_history = self.settings.history_of(name) > 0
+        if has_history:
+            member.hold()
+        await self._see_to_subscription(group)
+        if has_history:
+            await self._send_history(member, name, last, after)
+
+    async def _send_history(self, member: Member, name: str, last: int, after: str | None) -> None:
+        assert isinstance(self._backend, HistoryBackend)
+        position = None if after is None else Position.parse(after)
+        try:
+            if after is not None and position is None:
+                position = Position("?", 0)  # of no epoch: everything, behind a gap
+            history = await self._backend.history(self._channel(name), position, last)
+        except BroadcastError as exc:
+            logger.warning("the history of %r cannot be read: %s", name, exc)
+            member.release(gap=Resync(name, "history"))
+            return
+        gap = position is not None and gap_in(history, position)
+        kept = [to_message(name, messages.decode(data), where) for where, data in history.kept]
+        member.release(kept, Resync(name, "history") if gap else None, history.latest)
+        member.joined(name, str(history.latest or START))
+
+    def _channel(self, group: str) -> str:
+        return messages.channel_of(self.settings.prefix, group)
+
+    def _forget(self, ws: WebsocketConnection[Any, Any]) -> None:
+        outbox = self._outboxes.pop(ws, None)
+        if outbox is not None:
+            outbox.clear()
+            for name, member in outbox.members.items():
+                self._remove(name, member)
+            outbox.members.clear()
+
+    def _remove(self, name: str, member: Member) -> None:
+        group = self._groups.get(name)
+        if group is None:
+            return
+        group.members.pop(member, None)
+        if not group.members:
+            group.wanted = False
+            if self._home is not None and (group.subscription is None or group.subscription.done()):
+                group.subscription = asyncio.get_running_loop().create_task(self._subscribe(group))
+
+    async def _see_to_subscription(self, group: Group) -> None:
+        if group.is_subscribed:
+            return
+        if group.subscription is None or group.subscription.done():
+            group.subscription = asyncio.get_running_loop().create_task(self._subscribe(group))
+        await asyncio.shield(group.subscription)
+
+    async def _subscribe(self, group: Group) -> None:
+        """Subscribe and unsubscribe, until that is as it should be."""
+        channel = self._channel(group.name)
+        while group.wanted is not group.is_subscribed:
+            if group.wanted:
+                await self._backend.subscribe(channel)
+                group.is_subscribed = True
+                await self._find_position(group)
+            else:
+                await self._backend.unsubscribe(channel)
+                group.is_subscribed = False
+        if not group.wanted:
+            self._groups.pop(group.name, None)
+
+    async def _find_position(self, group: Group) -> None:
+        """Find out where a group with history is, so that the first gap is found too."""
+        if group.latest is None and self.settings.history_of(group.name):
+            assert isinstance(self._backend, HistoryBackend)
+            with contextlib.suppress(BroadcastError):  # resync follows
+                history = await self._backend.history(self._channel(group.name), None, 0)
+                group.latest = group.latest or history.latest or START
+
+    # What the broker delivers.
+
+    def received(self, channel: str, data: bytes, position: Position | None = None) -> None:
+        """Take what a backend has received (`Receiver`)."""
+        try:
+            envelope = messages.decode(data)
+            name = channel.removeprefix(self._channel(""))
+            if name == channel:
+                self._presence.received(messages.from_control(envelope.payload))
+                return
+            group = self._groups.get(name)
+            if group is None:
+                return  # everybody has left just now
+            if envelope.kind == "control":
+                values = messages.from_control(envelope.payload)
+                group.add_closing(Closing(*values["close"]))
+            else:
+                self._take(group, envelope, position)
+        except (BadEnvelope, KeyError, TypeError) as exc:
+            logger.warning("what came by %r is ignored: %s", channel, exc)
+            return
+        self._fan_out.add(group)
+
+    def _take(self, group: Group, envelope: Envelope, position: Position | None) -> None:
+        if group.is_filling and position is not None:
+            group.put_aside(envelope, position)
+            return
+        is_next = group.is_next(envelope, position)
+        if is_next is None:
+            return
+        if not is_next:
+            if position is not None and group.latest is not None:
+                self._fill(group, "lost")
+                group.put_aside(envelope, position)
+                return
+            group.add_gap("lost")
+        group.add(envelope, position)
+
+    def resync(self, channel: str, reason: Reason) -> None:
+        """Take note of a gap (`Receiver`): fill it by the history, or tell the members."""
+        group = self._groups.get(channel.removeprefix(self._channel("")))
+        if group is None:
+            return
+        group.seen.clear()
+        if group.latest is not None:
+            self._fill(group, reason)
+        else:
+            group.add_gap(reason)
+            self._fan_out.add(group)
+
+    def _fill(self, group: Group, reason: Reason) -> None:
+        if not group.is_filling:
+            group.begin_to_fill()
+            task = asyncio.get_running_loop().create_task(self._fill_by_history(group, reason))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _fill_by_history(self, group: Group, reason: Reason) -> None:
+        latest = group.latest
+        assert latest is not None
+        assert isinstance(self._backend, HistoryBackend)
+        try:
+            history = await self._backend.history(self._channel(group.name), latest, 0)
+        except BroadcastError as exc:
+            logger.warning("the history of %r cannot be read: %s", group.name, exc)
+            group.add_gap(reason)
+            group.latest = None
+        else:
+            if gap_in(history, latest):
+                group.add_gap(reason)
+                group.latest = None
+            for position, data in history.kept:
+                group.add(messages.decode(data), position)
+            if history.latest is not None:
+                group.latest = history.latest
+        for envelope, position in group.end_filling():
+            self._take(group, envelope, position)
+        self._fan_out.add(group)
+
+    # Who is there.
+
+    def local_count(self, group: str) -> int:
+        """Return how many members a group has in this worker."""
+        found = self._groups.get(group)
+        return 0 if found is None else len(found.members)
+
+    def local_members(self, group: str) -> list[Any]:
+        """Return the infos of a group's members in this worker, as they were given to `join`."""
+        found = self._groups.get(group)
+        return [] if found is None else [member.info for member in found.members]
+
+    async def count(self, group: str) -> int:
+        """
+        Return how many members a group has, in all workers.
+
+        Each worker is asked: one that was killed does not count.
+
+        Raises:
+            BroadcastError: If the broker cannot be reached.
+        """
+        self._check_on_loop()
+        return sum(await self._presence.ask(messages.check_group(group), "count"))
+
+    async def members(self, group: str) -> list[Any]:
+        """
+        Return the infos of a group's members in all workers, as they were given to `join`.
+
+        Raises:
+            BroadcastError: If the broker cannot be reached.
+        """
+        self._check_on_loop()
+        found = await self._presence.ask(messages.check_group(group), "members")
+        return [info for infos in found for info in infos]
+
+    async def workers(self) -> list[Worker]:
+        """
+        Return the workers that there are.
+
+        Raises:
+            BroadcastError: If the broker cannot be reached.
+        """
+        self._check_on_loop()
+        return [Worker(**values) for values in await self._presence.ask("", "worker")]
+
+    async def drain(self, over: float = 30.0, *, host: str | None = None) -> None:
+        """
+        Let workers refuse new connections, and close those that they have one after the other.
+
+        They are closed with code 1012, so that clients come again, to other workers. Requests
+        are answered as before.
+
+        Args:
+            over: How long that takes, in seconds.
+            host: The name of the host whose workers are drained; this worker alone, if there is
+                none.
+
+        Raises:
+            BroadcastError: If the broker cannot be reached.
+        """
+        self._check_on_loop()
+        await self._presence.drain(over, host)
