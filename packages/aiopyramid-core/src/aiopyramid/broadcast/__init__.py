@@ -33,6 +33,24 @@ def groups_of_request(request: Any) -> Groups:
     return groups
 
 
+def after(request: Any, group: str) -> str | None:
+    """
+    Return the ``id`` of the last message of a group that a client has, if it comes again.
+
+    The client in JavaScript sends it as the parameter ``after.NAME`` of its handshake. It is what
+    the client says, good for the ``after`` of ``join`` and ``listen``.
+
+    Args:
+        request: The request of the handshake.
+        group: The name of the group.
+    """
+    try:
+        found: str | None = request.GET.get(f"after.{group}")
+    except UnicodeDecodeError:
+        return None
+    return found
+
+
 def groups_of(registry: Any) -> Groups:
     """Return the groups of an application, for code that has no request."""
     from .groups import Groups

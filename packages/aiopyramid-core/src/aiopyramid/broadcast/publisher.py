@@ -202,18 +202,21 @@ class RedisConnection:
         self._settings = settings
         self._error = RedisError
         self._client = redis_commands.make_client(settings)
-        self._command = redis_commands.publish_command
+        self._commands = redis_commands
 
     def publish(self, item: Outgoing) -> None:
         """Publish a message."""
         try:
-            self._client.execute_command(*self._command(item, self._settings.history_age))
+            self._client.execute_command(
+                *self._commands.publish_command(item, self._settings.history_age)
+            )
         except (self._error, OSError) as exc:
             raise BroadcastError(f"the message may not have been published: {exc}") from exc
 
     def close(self) -> None:
         """Close the connection."""
-        self._client.close()
+        for client in (self._client, *self._commands.sentinels_of(self._client.connection_pool)):
+            client.close()
 
 
 class PostgresqlConnection:

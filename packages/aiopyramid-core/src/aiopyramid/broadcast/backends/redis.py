@@ -32,6 +32,7 @@ from .redis_commands import (
     is_sentinel,
     make_sentinel,
     publish_command,
+    sentinels_of,
 )
 
 logger = logging.getLogger("aiopyramid.broadcast")
@@ -163,6 +164,8 @@ class RedisBackend:
                 await link.close()
         self._subscribed = self._commands = None
         self._fail_replies()
+        for sentinel in sentinels_of(self._pool):
+            await sentinel.aclose()
 
     async def _connect(self, take: Callable[[Any], None]) -> Link:
         connection = self._pool.make_connection()

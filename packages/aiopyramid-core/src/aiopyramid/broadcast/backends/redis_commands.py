@@ -128,6 +128,12 @@ def make_sentinel(factory: Any, settings: BroadcastSettings, options: Mapping[st
     return sentinel.master_for(service)
 
 
+def sentinels_of(pool: Any) -> list[Any]:
+    """Return the clients of the sentinels that a pool asks, which nobody else closes."""
+    manager = getattr(pool, "sentinel_manager", None)
+    return [] if manager is None else list(manager.sentinels)
+
+
 def make_client(settings: BroadcastSettings) -> Any:
     """
     Return a client for plain code.
