@@ -49,10 +49,13 @@ class Postgres:
             "full_page_writes": "off",
             "max_connections": 200,
         }
-        command = [binaries / "postgres", "-D", data, "-p", str(self.port)]
+        self.command = [str(binaries / "postgres"), "-D", str(data), "-p", str(self.port)]
         for name, value in options.items():
-            command += ["-c", f"{name}={value}"]
-        self.process = subprocess.Popen(command, **self.streams, **self.user)
+            self.command += ["-c", f"{name}={value}"]
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self.command, **self.streams, **self.user)
         eventually(self.answers, "PostgreSQL answers")
 
     @property
@@ -77,9 +80,14 @@ class Postgres:
             raise AssertionError(f"PostgreSQL ended:\n{(self.folder / 'log').read_text()}")
         return self.run("pg_isready", "-h", "127.0.0.1", "-p", self.port).returncode == 0
 
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGINT)  # ends all sessions
+    def end(self) -> None:
+        """End it, and all sessions; `start` starts it again, on the same port."""
+        self.process.send_signal(signal.SIGINT)
         self.process.wait(PATIENCE)
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.end()
         self.log.close()
         shutil.rmtree(self.folder)
 

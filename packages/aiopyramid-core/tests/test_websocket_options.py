@@ -1,7 +1,7 @@
 import dataclasses
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
@@ -308,6 +308,7 @@ ANYTHING = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(OPTIONS)), ANYTHING)
 def test_any_value_is_either_read_or_refused(name, value):
     try:

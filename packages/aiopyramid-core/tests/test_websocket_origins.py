@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiopyramid.websocket.origins import (
@@ -226,6 +226,7 @@ LABEL = st.from_regex(r"\A[a-z]([a-z0-9-]{0,8}[a-z0-9])?\Z")
 HOST = st.lists(LABEL, min_size=1, max_size=4).map(".".join)
 
 
+@settings(deadline=None)
 @given(HOST, st.sampled_from(["http", "https"]), st.integers(1, 65535))
 def test_an_origin_is_its_own_and_nobody_elses(host, scheme, port):
     own = parse_origin(f"{scheme}://{host}:{port}")
@@ -235,6 +236,7 @@ def test_an_origin_is_its_own_and_nobody_elses(host, scheme, port):
     assert not is_allowed(f"{scheme}://{host}.x:{port}", own, ())
 
 
+@settings(deadline=None)
 @given(HOST, HOST)
 def test_a_wildcard_covers_exactly_the_hosts_below(host, other):
     entry = (f"https://*.{host}",)
@@ -243,6 +245,7 @@ def test_a_wildcard_covers_exactly_the_hosts_below(host, other):
     assert is_allowed(f"https://{other}", Origin("https", "own", 443), entry) == expected
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_no_text_makes_the_check_fail_or_pass_by_accident(text):
     allowed = is_allowed(text, Origin("https", "own.example", 443), ("https://a.example",))

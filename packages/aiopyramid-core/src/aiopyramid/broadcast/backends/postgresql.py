@@ -66,6 +66,7 @@ class PostgresqlBackend:
         connection = None
         try:
             connection = await self._connect()
+            self._listening = True
         except BrokerUnavailable as exc:
             logger.error("%r cannot be reached: %s; it is tried again", self, exc)
         self._task = asyncio.create_task(self._keep_listening(connection))
@@ -103,20 +104,23 @@ class PostgresqlBackend:
                 except BroadcastError as exc:
                     logger.debug("%r cannot be reached: %s", self, exc)
                     continue
+            again = None if self._listening else dict(self._channels)
+            self._listening = True
             try:
-                reason = await self._listen(connection)
+                reason = await self._listen(connection, again or {})
             finally:
                 await connection.close()
             delay = FIRST_DELAY
             logger.warning("%r was lost: %s; it is tried again", self, reason)
             connection = None
 
-    async def _listen(self, connection: psycopg.AsyncConnection[Any]) -> object:
+    async def _listen(
+        self, connection: psycopg.AsyncConnection[Any], again: dict[str, str]
+    ) -> object:
         connection.add_notify_handler(self._notified)
         timeout = self._settings.timeout
         try:
-            self._listening = True
-            await self._listen_again(connection)
+            await self._listen_again(connection, again)
             while True:
                 woken = await self._wait(connection.fileno(), timeout)
                 async with asyncio.timeout(timeout):
@@ -172,15 +176,16 @@ class PostgresqlBackend:
             return
         self._receiver.received(channel, data)
 
-    async def _listen_again(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        channels = dict(self._channels)
+    async def _listen_again(
+        self, connection: psycopg.AsyncConnection[Any], channels: dict[str, str]
+    ) -> None:
+        if channels:
+            logger.warning("%r is back: %d channels may have gaps", self, len(channels))
+        assert self._receiver is not None
         for name, channel in channels.items():
             async with asyncio.timeout(self._settings.timeout):
                 await connection.execute(_statement("LISTEN", name))
-            assert self._receiver is not None
             self._receiver.resync(channel, "reconnect")
-        if channels:
-            logger.warning("%r is back: %d channels may have gaps", self, len(channels))
 
     async def subscribe(self, channel: str) -> None:
         """Listen to a channel."""

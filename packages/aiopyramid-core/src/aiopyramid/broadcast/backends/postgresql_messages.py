@@ -9,7 +9,7 @@ import hashlib
 # with the envelope; binary messages grow by a third.
 MAX_PAYLOAD = 7999
 MAX_ENVELOPE = 128
-MAX_SIZE = (MAX_PAYLOAD - MAX_ENVELOPE) * 3 // 4
+MAX_SIZE = (MAX_PAYLOAD - 1) // 4 * 3 - MAX_ENVELOPE
 
 TEXT, BASE64 = "t", "b"
 

@@ -1,0 +1,136 @@
+/**
+ * The messages of groups in a page, over a WebSocket that comes again by itself.
+ *
+ *     import { connect } from "/aiopyramid/groups.js";
+ *
+ *     const feed = connect("/room?name=ann", {
+ *       onmessage({ group, data, id }) { show(data); },
+ *       onresync({ group, reason }) { reload(); },
+ *     });
+ *     feed.send("hello");
+ *
+ * The server joins groups with `form=TAGGED`; those with a history also with
+ * `after=aiopyramid.broadcast.after(request, group)`, so that each connection goes on where the
+ * one before has ended. The application serves this file by
+ * `config.add_static_view("aiopyramid", "aiopyramid:static")`.
+ */
+
+// Milliseconds: the longest first wait, the longest wait of all, and how long a connection has to
+// last before the next loss counts as the first one.
+const FIRST = 1000, LONGEST = 30000, STABLE = 10000;
+
+/** Is a connection that was closed with this code not opened again? */
+export function isFinal(code) {
+  return code === 1000 || code === 1008 || (code >= 4000 && code <= 4999);
+}
+
+/**
+ * Open a connection, and open it again whenever it is lost.
+ *
+ * @param {string|URL|function} url - Where; relative to the page. A function is called for each
+ *   connection, and returns it.
+ * @param {object} options - What to call, all of it optional, and more:
+ *   onmessage({group, data, id}): a message; a string or, for binary ones, a Uint8Array.
+ *   onresync({group, reason}): messages of this group may be missing here. The reason is the
+ *     server's; or "reconnect" with the group null, in a connection that was opened again: then it
+ *     is said of all groups without a history.
+ *   onother(data): what is not of a group; a string or an ArrayBuffer.
+ *   onopen(): the connection is open.
+ *   onclose({code, reason, again}): it is closed, and opened again in so many milliseconds, or
+ *     when the browser is online again; null if it is not opened again.
+ *   isFinal(code): whether it is not opened again after this code.
+ *   protocols: the subprotocols to offer.
+ * @returns {object} The feed:
+ *   send(data): returns false if the connection is not open, and the data is not sent.
+ *   retry(): do not wait any longer; nor stay closed.
+ *   close(code, reason): end it.
+ */
+export function connect(url, options = {}) {
+  const positions = new Map(); // by group: the id of the last message
+  let socket = null, timer, losses = 0, opened = 0, wasOpen = false, ended = false;
+
+  function open() {
+    stopWaiting();
+    if (navigator.onLine === false) {
+      addEventListener("online", open);
+      return;
+    }
+    socket = new WebSocket(address(), options.protocols ?? []);
+    socket.binaryType = "arraybuffer";
+    socket.onopen = () => {
+      const isAgain = wasOpen;
+      wasOpen = true;
+      opened = performance.now();
+      options.onopen?.();
+      if (isAgain) options.onresync?.({ group: null, reason: "reconnect" });
+    };
+    socket.onmessage = ({ data }) => take(data);
+    socket.onclose = ({ code, reason }) => lost(code, reason);
+  }
+
+  function address() {
+    const found = new URL(typeof url === "function" ? url() : url, location.href);
+    found.protocol = found.protocol.replace("http", "ws");
+    found.hash = "";
+    for (const [group, id] of positions) found.searchParams.set(`after.${group}`, id);
+    return found;
+  }
+
+  function take(received) {
+    const message = parse(received);
+    if (!message) return options.onother?.(received);
+    const { group, id, resync, base64 } = message;
+    if (id !== undefined) positions.set(group, id);
+    if (resync !== undefined) options.onresync?.({ group, reason: resync });
+    const data = base64 === undefined ? message.data : bytes(base64);
+    // Without data, it tells the position alone.
+    if (data !== undefined) options.onmessage?.({ group, data, id });
+  }
+
+  function lost(code, reason) {
+    socket = null;
+    ended ||= (options.isFinal ?? isFinal)(code);
+    if (opened && performance.now() - opened > STABLE) losses = 0;
+    opened = 0;
+    // Anything from 0 to the longest, so that those who were lost together do not come together.
+    const again = ended ? null : Math.random() * Math.min(FIRST * 2 ** losses++, LONGEST);
+    if (!ended) timer = setTimeout(open, again);
+    options.onclose?.({ code, reason, again });
+  }
+
+  function stopWaiting() {
+    clearTimeout(timer);
+    removeEventListener("online", open);
+  }
+
+  open();
+  return {
+    send(data) {
+      if (socket?.readyState !== WebSocket.OPEN) return false;
+      socket.send(data);
+      return true;
+    },
+    retry() {
+      ended = false;
+      if (!socket) open();
+    },
+    close(code = 1000, reason = "") {
+      ended = true;
+      stopWaiting();
+      socket?.close(code, reason);
+    },
+  };
+}
+
+function parse(received) {
+  try {
+    const message = JSON.parse(received);
+    return typeof message?.group === "string" ? message : null;
+  } catch {
+    return null; // not of a group
+  }
+}
+
+function bytes(base64) {
+  return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+}
