@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from fan_out_applications import GROUP, joined, redis_url
 from peer_applications import plain
 from pyramid.config import Configurator
 from pyramid.response import Response
+from ticker import QUESTION, Ticker
 
 from aiopyramid.websocket.config import AutoWebsocketMapper
 
@@ -27,12 +29,39 @@ async def echo(ws: Any) -> None:
         await ws.send(message)
 
 
-def main() -> Any:
-    with Configurator() as config:
+async def member(ws: Any) -> None:
+    await ws.request.groups.join(GROUP, ws)
+    await ws.send(joined())
+    async for _ in ws:
+        pass
+
+
+async def publisher(ws: Any) -> None:
+    async with Ticker().running() as ticker:
+        async for text in ws:
+            if text == QUESTION:
+                await ws.send(ticker.answer())
+            else:
+                ws.request.groups.publish(GROUP, text)
+
+
+def main(**settings: str) -> Any:
+    with Configurator(settings=settings) as config:
         config.include("aiopyramid")
         for view in plain, coroutine, waiting:
             config.add_route(view.__name__, f"/{view.__name__}")
             config.add_view(view, route_name=view.__name__)
-        config.add_route("echo", "/echo")
-        config.add_view(echo, route_name="echo", mapper=AutoWebsocketMapper)
+        # A ping would not be a delivery.
+        for socket, options in (echo, {}), (member, {"ping_interval": 0}), (publisher, {}):
+            config.add_route(socket.__name__, f"/{socket.__name__}")
+            config.add_view(
+                socket,
+                route_name=socket.__name__,
+                mapper=AutoWebsocketMapper,
+                websocket_options=options,
+            )
         return config.make_wsgi_app()
+
+
+def by_redis() -> Any:
+    return main(**{"aiopyramid.broadcast.url": redis_url()})

@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Sequence
 
+import fan_out
 import memory
 import report
 from http_load import check_wrk
@@ -23,13 +24,14 @@ from measure import CLIENT_CORE, SERVER_CORE, measure, median, ratio
 from peers import Environment, Peer
 from tables import GROWTH, IDLE, TABLES, WEBSOCKET_PEERS, Growth, Table
 
-GROUPS = ("http", "waiting", "echo", "handshake", "memory", "growth")
+GROUPS = ("http", "waiting", "echo", "handshake", "memory", "growth", "fan-out")
 
 
 def run_table(table: Table, args: argparse.Namespace) -> None:
     cells = [(peer, table.load) for peer in table.peers]
     results = measure(cells, args.rounds, args.seconds)
-    parts = [report.compared(table, results), report.pairs(table, results)]
+    compared = fan_out.compared if table.group == "fan-out" else report.compared
+    parts = [compared(table, results), report.pairs(table, results)]
     report.show(table.title, *parts[0])
     if parts[1][1]:
         report.show("Besides", *parts[1])
@@ -103,9 +105,10 @@ def main() -> None:
     if {"http", "waiting", "growth"} & set(groups):
         check_wrk()
 
-    tables = [table for table in TABLES if table.group in groups]
+    tables = [table for table in (*TABLES, *fan_out.TABLES) if table.group in groups]
+    redis_tables = fan_out.REDIS_TABLES if "fan-out" in groups else ()
     growths = GROWTH if "growth" in groups else ()
-    used = {peer.environment for table in tables for peer in table.peers}
+    used = {peer.environment for table in (*tables, *redis_tables) for peer in table.peers}
     used |= {cell[0].environment for each in growths for row in each.rows.values() for cell in row}
     if "memory" in groups:
         used |= {peer.environment for peer in WEBSOCKET_PEERS}
@@ -115,8 +118,16 @@ def main() -> None:
 
     os.sched_setaffinity(0, {CLIENT_CORE})
     start = time.monotonic()
+    if "fan-out" in groups:
+        memory.raise_limit()
     for table in tables:
         run_table(table, args)
+    if redis_tables:
+        with fan_out.redis() as runs:
+            if not runs:
+                print("two workers are left out: needs Debian's package redis-server")
+            for table in redis_tables if runs else ():
+                run_table(table, args)
     if "memory" in groups:
         run_memory(args)
     for growth in growths:

@@ -96,9 +96,15 @@ def gunicorn(
     return Peer(label, environment, (*command, app), path)
 
 
-def own_gunicorn(label: str, path: str, worker: str = "AsyncGunicornWorker", **kw: int) -> Peer:
+def own_gunicorn(
+    label: str,
+    path: str,
+    worker: str = "AsyncGunicornWorker",
+    app: str = "application:main()",
+    **kw: int,
+) -> Peer:
     worker = f"aiopyramid.gunicorn.worker.{worker}"
-    return gunicorn(label, worker, path, environment=OWN, app="application:main()", **kw)
+    return gunicorn(label, worker, path, environment=OWN, app=app, **kw)
 
 
 # uWSGI's sockets: one that keeps connections, and one that does not and says so, as wrk needs it.
@@ -141,19 +147,19 @@ def granian() -> Peer:
     return Peer("granian, WSGI", GRANIAN, (*command, "peer_applications:wsgi"), "/plain")
 
 
-def _uvicorn(label: str, environment: Environment, path: str, *args: str) -> Peer:
+def uvicorn(label: str, environment: Environment, path: str, *args: str) -> Peer:
     command = ["{bin}/uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--loop", "uvloop"]
     command += ["--http", "httptools", "--lifespan", "off", "--log-level", "error"]
     return Peer(label, environment, (*command, "--no-access-log", *args), path)
 
 
 def a2wsgi() -> Peer:
-    return _uvicorn("uvicorn, a2wsgi", A2WSGI, "/plain", "--factory", "peer_applications:asgi")
+    return uvicorn("uvicorn, a2wsgi", A2WSGI, "/plain", "--factory", "peer_applications:asgi")
 
 
 def uvicorn_echo() -> Peer:
     args = ["--ws", "websockets-sansio", "--ws-per-message-deflate", "false"]
-    return _uvicorn("uvicorn", UVICORN, "/", *args, "peer_applications:asgi_echo")
+    return uvicorn("uvicorn", UVICORN, "/", *args, "peer_applications:asgi_echo")
 
 
 def echo_server(label: str, name: str, environment: Environment) -> Peer:

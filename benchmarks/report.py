@@ -65,7 +65,7 @@ def conditions(peers: Iterable[Peer], how: str) -> str:
     models = [line.split(": ")[1] for line in cpuinfo.splitlines() if line.startswith("model name")]
     machine = f"{os.cpu_count()} cores of {models[0] if models else platform.machine()}"
     names = "aiopyramid-core a2wsgi aiohttp gevent granian gunicorn picows pyramid uvicorn uvloop"
-    names += " uwsgi waitress websockets"
+    names += " uwsgi waitress websockets channels channels-redis django litestar redis starlette"
     versions: dict[str, str] = {}
     for peer in peers:
         versions |= peer.environment.versions()

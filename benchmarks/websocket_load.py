@@ -34,15 +34,15 @@ def frame(first_byte: int, payload: bytes, mask: bytes = b"") -> bytes:
 CLOSE = frame(0x88, (1000).to_bytes(2, "big"), MASK)
 
 
-def ask(server: Server) -> socket.socket:
-    """Connect, and send a handshake."""
+def ask(server: Server, path: str = "") -> socket.socket:
+    """Connect, and send a handshake, for a path or that of the server's table."""
     sock = socket.create_connection(("127.0.0.1", server.port))
     # A socket with a timeout of Python's would ask the kernel twice for everything.
     for option in socket.SO_RCVTIMEO, socket.SO_SNDTIMEO:
         sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", PATIENCE, 0))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-    sock.sendall(HEAD.format(path=server.peer.path).encode())
+    sock.sendall(HEAD.format(path=path or server.peer.path).encode())
     return sock
 
 
