@@ -208,7 +208,7 @@ async def test_a_history_is_numbered_and_kept(server):
 
 
 async def test_a_history_that_was_evicted_begins_anew(server):
-    async with Started(server.url) as (backend, received):
+    async with Started(server.url) as (backend, _):
         await backend.publish([Outgoing("a", b"1", 3)])
         first = (await backend.history("a", None, 1)).latest
         server.query("del", "{a}:position")

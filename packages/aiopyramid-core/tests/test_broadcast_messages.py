@@ -42,12 +42,11 @@ def test_an_envelope_brings_what_was_put_into_it(message, sequence):
 @settings(deadline=None)
 @given(st.binary())
 def test_what_is_no_envelope_is_refused(data):
-    try:
-        envelope = decode(data)
-    except BadEnvelope as exc:
-        assert "not published by aiopyramid" in str(exc)
-    else:
-        assert data.split(b"\n", 1)[1] == envelope.payload
+    parts = data.split(b"\n", 1)
+    if len(parts) == 2 and parts[0].count(b" ") == 3:
+        return  # it may be one
+    with pytest.raises(BadEnvelope, match="not published by aiopyramid"):
+        decode(data)
 
 
 @pytest.mark.parametrize("message", [None, 1, {}, ["x"]])

@@ -28,6 +28,7 @@ from ..settings import BroadcastSettings, hide_password
 from . import History, Outgoing, Position, Receiver
 from .redis_commands import (
     NUMBERED,
+    check_url,
     history_command,
     is_sentinel,
     make_sentinel,
@@ -55,6 +56,7 @@ def make_pool(settings: BroadcastSettings) -> Any:
     Raises:
         ValueError: For a URL that cannot be read.
     """
+    check_url(settings)
     options: dict[str, Any] = {
         "protocol": 2,  # what is pushed comes in order with what is answered
         "retry": Retry(NoBackoff(), 0),  # a connection that is lost must not be hidden

@@ -96,6 +96,18 @@ def split_sentinel_url(url: str) -> tuple[list[tuple[str, int]], str, dict[str, 
     return addresses, unquote(service), options
 
 
+def check_url(settings: BroadcastSettings) -> None:
+    """
+    Refuse what ``redis`` takes for no database at all.
+
+    Raises:
+        ValueError: If the path of a URL is not the number of a database.
+    """
+    path = urlsplit(settings.url).path.strip("/")
+    if settings.scheme in ("redis", "rediss") and path and not path.isdecimal():
+        raise ValueError(f"/{path} is not the number of a database")
+
+
 def is_sentinel(settings: BroadcastSettings) -> bool:
     """Return True if the URL names sentinels, and not the server."""
     return settings.scheme.endswith("+sentinel")
@@ -145,6 +157,7 @@ def make_client(settings: BroadcastSettings) -> Any:
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
+    check_url(settings)
     options: dict[str, Any] = {
         "socket_timeout": settings.timeout,
         "socket_connect_timeout": settings.timeout,
