@@ -1,4 +1,4 @@
-"""Speaks to the page of a browser that `browser.open_page` has opened."""
+"""A page in a real browser, and what it runs."""
 
 from __future__ import annotations
 
@@ -37,15 +37,28 @@ class Page:
         Raises:
             AssertionError: If it throws.
         """
-        params = {"expression": expression, "awaitPromise": True, "returnByValue": True}
-        number = next(self._numbers)
-        message = {"id": number, "method": "Runtime.evaluate", "params": params | {"replMode": True}}
-        self._connection.send(json.dumps(message))
-        while (answer := json.loads(self._connection.recv(PATIENCE))).get("id") != number:
-            """An event."""
-        result = answer["result"]
+        result = self._call(
+            "Runtime.evaluate",
+            expression=expression,
+            awaitPromise=True,
+            returnByValue=True,
+            replMode=True,
+        )
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
+
+    def load(self, url: str) -> None:
+        """Show another page, or the same one anew, and wait until it is there."""
+        self._call("Page.navigate", url=url)
+        self.until("document.readyState === 'complete'")
+
+    def _call(self, method: str, **params: Any) -> dict[str, Any]:
+        number = next(self._numbers)
+        self._connection.send(json.dumps({"id": number, "method": method, "params": params}))
+        while (answer := json.loads(self._connection.recv(PATIENCE))).get("id") != number:
+            """An event."""
+        assert "error" not in answer, answer["error"]
+        return dict(answer["result"])
 
     def until(self, expression: str) -> Any:
         """Wait until JavaScript gives something true, and return that."""
@@ -61,20 +74,20 @@ def open_page(url: str, profile: Path) -> Iterator[Page]:
         url: The page.
         profile: A folder for what the browser keeps.
     """
-    profile.mkdir(exist_ok=True)
-    with browser.open_page(url, profile):
-        with connect(eventually(lambda: _find(url, profile), f"{url} is open"), proxy=None) as ws:
+    with browser.open_page("about:blank", profile):
+        address = eventually(lambda: _find_page(profile), "the browser shows a page")
+        with connect(address, proxy=None) as ws:
             page = Page(ws)
-            page.until("document.readyState === 'complete'")
+            page.load(url)
             yield page
 
 
-def _find(url: str, profile: Path) -> str | None:
-    """Return the address at which the browser speaks about a page, if it is there yet."""
+def _find_page(profile: Path) -> str | None:
+    """Return the address at which the browser speaks about its page, if it is there yet."""
     with contextlib.suppress(FileNotFoundError, IndexError, httpx.TransportError):
         port = (profile / "DevToolsActivePort").read_text().splitlines()[0]
         targets = httpx.get(f"http://127.0.0.1:{port}/json/list", trust_env=False).json()
         for target in targets:
-            if target["type"] == "page" and target["url"].startswith(url):
+            if target["type"] == "page":
                 return str(target["webSocketDebuggerUrl"])
     return None

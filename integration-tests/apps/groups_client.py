@@ -38,19 +38,13 @@ async def room(ws):
             await ws.send(message)
 
 
-@view_config(route_name="publish")
-async def publish(request):
-    await request.groups.publish(request.GET["group"], request.body)
-    return Response()
-
-
 def main():
     settings = json.loads(os.environ["AIOPYRAMID_TEST_SETTINGS"])
     with Configurator(settings=settings) as config:
         config.include("aiopyramid")
         config.add_route("up", "/up")
         config.add_view(lambda request: Response("up"), route_name="up")
-        for name in ("page", "room", "publish"):
+        for name in ("page", "room"):
             config.add_route(name, f"/{name}")
         config.add_static_view("aiopyramid", "aiopyramid:static")
         config.scan(__name__)
