@@ -10,8 +10,8 @@ from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
 from pyramid.response import Response
 
+from aiopyramid.broadcast import groups as groups_module
 from aiopyramid.broadcast import groups_of
-from aiopyramid.broadcast.backends import Position
 from aiopyramid.broadcast.exceptions import BroadcastError
 from aiopyramid.broadcast.forms import RAW, TAGGED
 from aiopyramid.broadcast.groups import Groups
@@ -301,27 +301,59 @@ async def test_what_a_broker_loses_is_filled_from_the_history():
         assert await closed(ws) == (1012, "messages are missing: reconnect")
 
 
-async def test_a_history_that_cannot_be_read_is_a_gap(caplog):
+async def test_a_history_that_cannot_be_read_is_read_later(caplog, monkeypatch):
+    monkeypatch.setattr(groups_module, "RETRY", (0, 0.01))
     app = make_app(history=HISTORY)
     async with client(app) as c, c.websocket("/ws?group=kept:a&tagged=1") as ws:
         await ws.receive()
         await joined(ws)
         groups = groups_of(app.registry)
+        await c.get("/publish?group=kept:a&text=1")
+        first = json.loads(await ws.receive())
 
         async def history(*args):
             raise BroadcastError("the disk is full")
 
         groups._backend.history = history
-        await c.get("/publish?group=kept:a&text=1")
-        assert json.loads(await ws.receive())["data"] == "1"
         groups.resync(channel_of("aiopyramid", "kept:a"), "reconnect")
-        assert json.loads(await ws.receive()) == {"group": "kept:a", "resync": "reconnect"}
-        async with c.websocket("/ws?group=kept:a&after=a.1&tagged=1") as other:
-            assert json.loads(await other.receive())["resync"] == "history"
+        async with (
+            c.websocket(f"/ws?group=kept:a&after={first['id']}") as other,
+            c.websocket(f"/ws?group=kept:a&after={first['id']}") as third,
+        ):
             await joined(other)
+            await joined(third)
             await c.get("/publish?group=kept:a&text=2")
-            assert json.loads(await other.receive())["data"] == "2"
-    assert caplog.text.count("the disk is full") == 2
+            await third.send("leave")
+            assert await third.receive() == "left"
+            await other.receive_nothing()
+            await ws.receive_nothing()
+            groups.resync(channel_of("aiopyramid", "kept:a"), "reconnect")
+            del groups._backend.history
+            assert await other.receive() == "2"
+            assert json.loads(await ws.receive())["data"] == "2"
+            await c.get("/publish?group=kept:a&text=3")
+            assert await other.receive() == "3"
+            assert json.loads(await ws.receive())["data"] == "3"
+            await third.receive_nothing()
+    assert caplog.text.count("the disk is full; it is tried again") == 3
+
+
+async def test_a_gap_while_the_history_is_not_known_is_told(monkeypatch):
+    monkeypatch.setattr(groups_module, "RETRY", (0, 0.01))
+    app = make_app(history=HISTORY)
+    async with client(app) as c:
+        groups = groups_of(app.registry)
+
+        async def history(*args):
+            raise BroadcastError("gone")
+
+        groups._backend.history = history
+        async with c.websocket("/ws?group=kept:a&tagged=1") as ws:
+            await joined(ws)
+            del groups._backend.history
+            assert json.loads(await ws.receive())["id"]
+            groups.resync(channel_of("aiopyramid", "kept:a"), "reconnect")
+            assert json.loads(await ws.receive()) == {"group": "kept:a", "resync": "reconnect"}
 
 
 async def test_a_view_listens():
@@ -482,27 +514,6 @@ def test_a_request_outside_of_a_server_publishes():
 def test_a_bad_setting_stops_the_start():
     with pytest.raises(ConfigurationError, match=r"aiopyramid\.broadcast\.overflow = 'x'"):
         make_app(overflow="x")
-
-
-async def test_a_position_is_found_after_a_start_without_a_broker():
-    app = make_app(history=HISTORY)
-    async with client(app) as c:
-        groups = groups_of(app.registry)
-
-        async def history(*args):
-            raise BroadcastError("gone")
-
-        groups._backend.history = history
-        async with c.websocket("/ws?group=kept:a&tagged=1") as ws:
-            assert json.loads(await ws.receive())["resync"] == "history"
-            await joined(ws)
-            del groups._backend.history
-            groups.received(
-                channel_of("aiopyramid", "kept:a"),
-                Envelope("text", b"x", "p", 8, "-").encode(),
-                Position("e", 8),
-            )
-            assert json.loads(await ws.receive())["data"] == "x"
 
 
 def test_resync_is_what_the_members_are_told():

@@ -276,7 +276,7 @@ async def test_a_handshake_that_hangs_says_where_the_application_is(kind):
         "plain code": "in __init__\n.*go_on.wait",
         "queue": "no thread runs it",
     }
-    async with client(app, timeout=0.3, threads=1) as c:
+    async with client(app, timeout=1, threads=1) as c:
         blocking = asyncio.create_task(c.get("/blocks")) if kind == "queue" else None
         await asyncio.sleep(0)
         try:
@@ -343,7 +343,7 @@ async def raises(ws):
 
 
 @pytest.mark.parametrize(
-    ("view", "error", "timeout"), [(hangs, TimeoutError, 0.05), (raises, Oops, 30)]
+    ("view", "error", "timeout"), [(hangs, TimeoutError, 1), (raises, Oops, 30)]
 )
 async def test_leaving_raises_what_the_connections_have_to_say(view, error, timeout):
     app = make_app(view)

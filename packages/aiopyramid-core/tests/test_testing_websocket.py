@@ -294,9 +294,9 @@ async def test_a_receive_that_hangs_says_where_the_view_is():
         await forever()
 
     app = make_app(view, disconnect_grace=0)
-    async with client(app, timeout=0.2) as c, c.websocket("/ws") as ws:
+    async with client(app) as c, c.websocket("/ws") as ws:
         with pytest.raises(TimeoutError, match="no message came within 0.2 s") as caught:
-            await ws.receive()
+            await ws.receive(timeout=0.2)
     message = str(caught.value)
     assert "timeout=None waits without limit" in message
     assert "await forever()" in message
@@ -309,9 +309,9 @@ async def test_the_place_of_a_generator_view_is_found():
     def view(ws):
         yield from ws.recv().__await__()
 
-    async with client(make_app(view)) as c, c.websocket("/ws", timeout=0.2) as ws:
+    async with client(make_app(view)) as c, c.websocket("/ws") as ws:
         with pytest.raises(TimeoutError, match="in view\n +yield from ws.recv"):
-            await ws.receive()
+            await ws.receive(timeout=0.2)
 
 
 @pytest.mark.parametrize("wait", [synchronize(forever), lambda: run_coroutine(forever())])
@@ -522,7 +522,7 @@ async def test_leaving_a_view_that_does_not_end_says_where_it_is(no_warnings):
             except asyncio.CancelledError:
                 cancelled.append(True)
 
-    async with client(make_app(view), timeout=0.2) as c:
+    async with client(make_app(view), timeout=1) as c:
         with pytest.raises(TimeoutError, match="(?s)the view did not end within .*create_future"):
             async with c.websocket("/ws"):
                 pass

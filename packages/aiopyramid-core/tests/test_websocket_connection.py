@@ -183,3 +183,15 @@ async def test_json_and_iteration():
     assert [message async for message in peer.ws] == ["x"]
     assert await peer.ws.recv_json() is None
     peer.lose()
+
+
+async def test_the_end_of_a_connection_is_announced_once():
+    peer = Peer()
+    told = []
+    for name in "ab":
+        peer.ws.add_ending(lambda name=name: told.append(name))
+    assert not peer.ws.is_ending
+    peer.ws.announce_ending()
+    peer.ws.announce_ending()
+    assert told == ["a", "b"]
+    assert peer.ws.is_ending

@@ -171,3 +171,25 @@ def test_random_messages_survive():
         payload = os.urandom(size)
         client.send_binary(payload)
         assert receive(judge, b"".join(client.data_to_send())) == [payload]
+
+
+def test_messages_that_do_not_refer_to_others_can_stand_between_those_of_others():
+    judge = judge_of(10_000, deflate())
+    client = Protocol(CLIENT, state=OPEN)
+    client.extensions = deflate()
+    text = b"the same text, which a context makes much smaller " * 3
+    before = len(judge.encode_message(TEXT, text)), len(judge.encode_message(TEXT, text))
+    assert before[1] < before[0] / 2
+    judge = judge_of(10_000, deflate())
+    client.receive_data(judge.encode_message(TEXT, text))
+    assert judge.forget_context() == 12
+    assert judge.forget_context() == 12
+    shared = judge_of(10_000, deflate()).encode_message(TEXT, b"something of others " * 20)
+    for frame_ in (judge.encode_message(TEXT, text), shared, judge.encode_message(TEXT, text)):
+        client.receive_data(frame_)
+    received = [bytes(event.data) for event in client.events_received()]
+    assert received == [text, text, b"something of others " * 20, text]
+
+
+def test_without_compression_there_is_no_context():
+    assert judge_of(10).forget_context() == 0

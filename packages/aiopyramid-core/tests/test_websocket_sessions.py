@@ -134,3 +134,26 @@ async def test_quotas_are_kept_from_admission_to_the_end(sessions):
     first.close(1000)
     await first.task
     assert not sessions._counts
+
+
+async def test_a_drain_closes_one_after_the_other_and_admits_nobody(sessions):
+    everyone = [Session(sessions) for _ in range(5)]
+    for session in everyone:
+        sessions.admit(session, 10)
+        session.open()
+    draining = asyncio.ensure_future(sessions.drain(0.1))
+    await asyncio.sleep(0)
+    assert len([session for session in everyone if session.codes]) == 1
+    assert not sessions.has_room(10)
+    assert not sessions.admit(Session(sessions), 10)
+    left = next(session for session in everyone if not session.codes)
+    left.close(1000)  # by itself
+    await left.task
+    await draining
+    assert sorted(session.codes for session in everyone) == [[1000], *[[1012]] * 4]
+    await asyncio.wait([session.task for session in everyone])
+
+
+async def test_a_drain_without_sessions_is_done_at_once(sessions):
+    await sessions.drain(3600)
+    assert sessions.draining

@@ -115,3 +115,28 @@ async def test_nothing_is_written_to_a_transport_that_is_gone(writer, transport)
     writer.write(b"c")
     await asyncio.sleep(0)
     assert transport.written == b"a"
+
+
+async def test_what_others_get_as_well_is_written_at_once_and_begins_no_burst():
+    peer = Peer()
+    for _ in range(3):
+        peer.protocol.writer.write_shared(b"\x81\x01a")
+    assert peer.transport.writes == 3
+    peer.protocol.send_message(0x81, b"b")
+    peer.protocol.send_message(0x81, b"c")
+    peer.protocol.writer.write_shared(b"\x81\x01d")
+    await until(lambda: len(peer.frames()) == 6)
+    assert [payload for _, payload in peer.frames()] == [b"a", b"a", b"a", b"b", b"c", b"d"]
+    assert peer.protocol.writer.bytes_sent == 18
+    peer.lose()
+    peer.protocol.writer.write_shared(b"\x81\x01e")
+    assert peer.protocol.writer.bytes_sent == 18
+
+
+async def test_who_has_more_to_write_is_told_when_the_transport_takes_more():
+    peer = Peer()
+    told = []
+    peer.protocol.writer.resumed = lambda: told.append(peer.protocol.writer.writable)
+    peer.protocol.pause_writing()
+    peer.protocol.resume_writing()
+    assert told == [None]

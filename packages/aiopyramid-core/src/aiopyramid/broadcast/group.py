@@ -46,6 +46,7 @@ class Group:
         "_sending",
         "_size",
         "_stash",
+        "fill_again",
         "is_subscribed",
         "latest",
         "members",
@@ -71,6 +72,8 @@ class Group:
         self._sending: Frames | Resync | Closing | None = None
         self._rest: Iterator[Member] = iter(())
         self._stash: list[tuple[Envelope, Position]] | None = None
+        #: Whether more may be missing than what is asked for now.
+        self.fill_again = False
 
     # What arrives.
 

@@ -13,7 +13,8 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncIterator, Mapping
+import random
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any
 
 from pyramid.renderers import RendererHelper
@@ -24,7 +25,7 @@ from ..homes import Home
 from ..websocket.connection import WebsocketConnection
 from ..websocket.exceptions import check_close
 from . import messages
-from .backends import START, HistoryBackend, Outgoing, Position, make_backend
+from .backends import START, History, HistoryBackend, Outgoing, Position, make_backend
 from .exceptions import BadEnvelope, BroadcastError
 from .forms import RAW, Form
 from .group import FanOut, Group, gap_in, to_message
@@ -35,6 +36,9 @@ from .sending import Publication, Sender
 from .settings import MEMORY, BroadcastSettings
 
 logger = logging.getLogger("aiopyramid.broadcast")
+
+# How long to wait before a history is asked for again, in seconds.
+RETRY = 0.1, 0.5
 
 NOT_STARTED = (
     "groups begin with the application's lifespan: under a server, or in its first request; "
@@ -379,21 +383,52 @@ class Groups:
         if has_history:
             await self._send_history(member, name, last, after)
 
-    async def _send_history(self, member: Member, name: str, last: int, after: str | None) -> None:
-        assert isinstance(self._backend, HistoryBackend)
+    async def _send_history(
+        self, member: Member, name: str, last: int, after: str | None
+    ) -> None:
         position = None if after is None else Position.parse(after)
+        if after is not None and position is None:
+            position = Position("?", 0)  # of no epoch: everything, behind a gap
         try:
-            if after is not None and position is None:
-                position = Position("?", 0)  # of no epoch: everything, behind a gap
-            history = await self._backend.history(self._channel(name), position, last)
+            history = await self._history(name, position, last)
         except BroadcastError as exc:
-            logger.warning("the history of %r cannot be read: %s", name, exc)
-            member.release(gap=Resync(name, "history"))
-            return
-        gap = position is not None and gap_in(history, position)
+            # Nothing else arrives before it does.
+            logger.warning("the history of %r cannot be read: %s; it is tried again", name, exc)
+            self._start(self._send_history_later(member, name, position, last))
+        else:
+            self._release(member, name, position, history)
+
+    async def _send_history_later(
+        self, member: Member, name: str, position: Position | None, last: int
+    ) -> None:
+        history = await self._history_in_the_end(name, position, last)
+        group = self._groups.get(name)
+        if group is not None and member in group.members:
+            self._release(member, name, position, history)
+
+    def _release(
+        self, member: Member, name: str, after: Position | None, history: History
+    ) -> None:
+        gap = after is not None and gap_in(history, after)
         kept = [to_message(name, messages.decode(data), where) for where, data in history.kept]
         member.release(kept, Resync(name, "history") if gap else None, history.latest)
         member.joined(name, str(history.latest or START))
+
+    async def _history(self, group: str, after: Position | None, last: int) -> History:
+        assert isinstance(self._backend, HistoryBackend)
+        return await self._backend.history(self._channel(group), after, last)
+
+    async def _history_in_the_end(self, group: str, after: Position | None, last: int) -> History:
+        """Read a history as soon as the broker lets us."""
+        while True:
+            await asyncio.sleep(random.uniform(*RETRY))  # noqa: S311 - no secret
+            with contextlib.suppress(BroadcastError):
+                return await self._history(group, after, last)
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _channel(self, group: str) -> str:
         return messages.channel_of(self.settings.prefix, group)
@@ -440,9 +475,8 @@ class Groups:
     async def _find_position(self, group: Group) -> None:
         """Find out where a group with history is, so that the first gap is found too."""
         if group.latest is None and self.settings.history_of(group.name):
-            assert isinstance(self._backend, HistoryBackend)
             with contextlib.suppress(BroadcastError):  # resync follows
-                history = await self._backend.history(self._channel(group.name), None, 0)
+                history = await self._history(group.name, None, 0)
                 group.latest = group.latest or history.latest or START
 
     # What the broker delivers.
@@ -496,30 +530,26 @@ class Groups:
             self._fan_out.add(group)
 
     def _fill(self, group: Group, reason: Reason) -> None:
+        group.fill_again = True
         if not group.is_filling:
             group.begin_to_fill()
-            task = asyncio.get_running_loop().create_task(self._fill_by_history(group, reason))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._start(self._fill_by_history(group, reason))
 
     async def _fill_by_history(self, group: Group, reason: Reason) -> None:
-        latest = group.latest
-        assert latest is not None
-        assert isinstance(self._backend, HistoryBackend)
-        try:
-            history = await self._backend.history(self._channel(group.name), latest, 0)
-        except BroadcastError as exc:
-            logger.warning("the history of %r cannot be read: %s", group.name, exc)
-            group.add_gap(reason)
-            group.latest = None
-        else:
-            if gap_in(history, latest):
+        while group.fill_again:
+            group.fill_again = False
+            latest = group.latest
+            try:
+                history = await self._history(group.name, latest, 0)
+            except BroadcastError as exc:
+                text = "the history of %r cannot be read: %s; it is tried again"
+                logger.warning(text, group.name, exc)
+                history = await self._history_in_the_end(group.name, latest, 0)
+            if latest is None or gap_in(history, latest):
                 group.add_gap(reason)
-                group.latest = None
+                group.latest = history.latest
             for position, data in history.kept:
                 group.add(messages.decode(data), position)
-            if history.latest is not None:
-                group.latest = history.latest
         for envelope, position in group.end_filling():
             self._take(group, envelope, position)
         self._fan_out.add(group)

@@ -14,6 +14,7 @@ import contextvars
 import dataclasses
 import functools
 import json
+import os
 import re
 import textwrap
 import traceback
@@ -53,7 +54,8 @@ Timeout = float | None | EllipsisType
 
 Compression = Literal["deflate"] | None
 
-TIMEOUT = 1.0
+TIMEOUT = float(os.environ.get("AIOPYRAMID_TESTING_TIMEOUT", "1"))
+"""Seconds that a client waits for a view, unless a test says otherwise."""
 NOTHING_TIMEOUT = 0.1
 
 # Characters of a refusal's body that stand in the error's message.
