@@ -5,18 +5,23 @@ Run it from the root of the repository, under either server::
 
     gunicorn -c demo/gunicorn.conf.py
     uwsgi --ini demo/uwsgi.ini
+
+One worker keeps the chat in its memory. With a Redis, such as ``REDIS_URL=redis://127.0.0.1/0`` in
+the environment, there are two workers and one chat.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
+import os
+import secrets
 import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +30,11 @@ from pyramid.httpexceptions import HTTPBadRequest
 from pyramid.response import FileResponse, Response
 from pyramid.view import view_config
 
+from aiopyramid.broadcast import after, groups_of
+from aiopyramid.broadcast.exceptions import BroadcastError
+from aiopyramid.broadcast.forms import TAGGED
 from aiopyramid.exceptions import ScopeError
 from aiopyramid.helpers import use_executor, use_request_thread
-from aiopyramid.websocket.exceptions import WebsocketClosed
 from aiopyramid.websocket.view import WebsocketConnectionView, websocket_view_config
 
 if TYPE_CHECKING:
@@ -36,11 +43,14 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).with_name("page.html")
 
+# The groups: what was said, with a history; and who is there, with news of that.
+SAID, TABS = "said", "tabs"
+
 MAX_NAME = 24
 MAX_TEXT = 500
 MAX_HISTORY = 50
-MAX_OUTBOX = 100
-MAX_TABS = 500
+MAX_TABS = 500  # in each worker
+LOOK = 1.0  # seconds from one look at who is there to the next
 RATE, PERIOD = 5, 5.0  # messages, seconds
 
 WAIT = 0.2
@@ -49,8 +59,14 @@ REQUESTS = 20
 
 def main() -> WSGIApplication:
     """Make the application."""
-    with Configurator() as config:
+    settings = {
+        "aiopyramid.broadcast.url": os.environ.get("REDIS_URL") or "memory://",
+        "aiopyramid.broadcast.history": f"{SAID} = {MAX_HISTORY}",
+    }
+    with Configurator(settings=settings) as config:
         config.include("aiopyramid")
+        config.add_static_view("aiopyramid", "aiopyramid:static")
+        config.add_background_task(tell_who_is_there)
         config.add_route("home", "/")
         config.add_route("coroutine", "/coroutine")
         config.add_route("threaded", "/threaded")
@@ -62,7 +78,7 @@ def main() -> WSGIApplication:
     return app
 
 
-# The page and the chat room, on one route.
+# The page and the chat, on one route.
 
 
 @view_config(route_name="home", websocket=False, request_method="GET")
@@ -71,81 +87,39 @@ def page(request: Request) -> FileResponse:
     return FileResponse(PAGE, request=request)
 
 
-class Room:
-    """The tabs that are open, and what was said last."""
-
-    def __init__(self) -> None:
-        self.members: set[Chat] = set()
-        self.history: deque[dict[str, Any]] = deque(maxlen=MAX_HISTORY)
-        # Pages skip what they have shown; so numbers go up across restarts too.
-        self.numbers = itertools.count(time.time_ns() // 1_000_000)
-
-    def say(self, author: Chat, text: str) -> None:
-        """Tell all tabs what somebody says."""
-        message = {
-            "type": "message",
-            "number": next(self.numbers),
-            "author": author.number,
-            "name": author.name,
-            "text": text,
-            "time": time.time(),
-        }
-        self.history.append(message)
-        self._broadcast(message)
-
-    def tell(self, text: str) -> None:
-        """Tell all tabs who comes and goes."""
-        self._broadcast(
-            {
-                "type": "notice",
-                "number": next(self.numbers),
-                "text": text,
-                "tabs": len(self.members),
-            }
-        )
-
-    def _broadcast(self, message: dict[str, Any]) -> None:
-        encoded = json.dumps(message)
-        for member in self.members:
-            member.post(encoded)
-
-
-room = Room()
-
-
 @websocket_view_config(route_name="home", max_message_size=4096, max_connections=MAX_TABS)
 class Chat(WebsocketConnectionView):
     """A tab: ``/?name=Ann``."""
 
-    numbers = itertools.count(1)
-
     def __init__(self, context: Any, request: Request) -> None:
         super().__init__(context, request)
-        self.number = next(self.numbers)
+        self.id = secrets.token_hex(2)
         try:
             self.name = self._checked_name(request.GET.get("name"))
         except UnicodeDecodeError:
             raise HTTPBadRequest("the name must be UTF-8") from None
+        self.groups = request.groups
         self.said: deque[float] = deque(maxlen=RATE)
-        # A tab that reads slowly delays nobody else: it has a queue of its own.
-        self.outbox: asyncio.Queue[str] = asyncio.Queue(MAX_OUTBOX)
 
     def _checked_name(self, name: object) -> str:
         text = " ".join(name.split())[:MAX_NAME] if isinstance(name, str) else ""
-        return text or f"Guest {self.number}"
+        return text or f"Guest {self.id}"
 
     async def on_open(self) -> None:
-        """Let the tab in."""
-        self.sender = asyncio.create_task(self._send_posts())
-        welcome = {
-            "type": "welcome",
-            "author": self.number,
-            "name": self.name,
-            "history": list(room.history),
-        }
-        self.post(json.dumps(welcome))
-        room.members.add(self)
-        room.tell(f"{self.name} joined")
+        """Let the tab in: it gets what it has missed, or the last messages if it is new."""
+        await self.ws.send_json({"type": "welcome", "id": self.id, "name": self.name})
+        where = after(self.request, SAID)
+        await self.groups.join(SAID, self.ws, form=TAGGED, last=MAX_HISTORY, after=where)
+        await self._enter()
+        self._tell(f"{self.name} joined")
+
+    async def _enter(self) -> None:
+        info = {"id": self.id, "name": self.name, "process": os.getpid()}
+        await self.groups.join(TABS, self.ws, form=TAGGED, info=info)
+
+    def _tell(self, text: str) -> None:
+        """Tell all tabs who comes and goes."""
+        self.groups.publish_json(TABS, {"type": "notice", "text": text})
 
     async def on_message(self, message: str | bytes) -> None:
         """Do what the tab asks for."""
@@ -164,13 +138,16 @@ class Chat(WebsocketConnectionView):
 
     async def _say(self, text: object) -> None:
         if isinstance(text, str) and text.strip() and await self._is_allowed():
-            room.say(self, text.strip()[:MAX_TEXT])
+            message = {"id": self.id, "name": self.name, "text": text.strip()[:MAX_TEXT]}
+            self.groups.publish_json(SAID, {"type": "message", "time": time.time(), **message})
 
     async def _rename(self, name: object) -> None:
         old, new = self.name, self._checked_name(name)
         if new != old and await self._is_allowed():
             self.name = new
-            room.tell(f"{old} is now {new}")
+            self.groups.leave(TABS, self.ws)
+            await self._enter()
+            self._tell(f"{old} is now {new}")
         await self.ws.send_json({"type": "name", "name": self.name})
 
     async def _is_allowed(self) -> bool:
@@ -183,31 +160,39 @@ class Chat(WebsocketConnectionView):
         return True
 
     async def on_close(self) -> None:
-        """Say goodbye for the tab."""
-        self.sender.cancel()
-        if self in room.members:
-            room.members.discard(self)
-            room.tell(f"{self.name} left")
+        """Say goodbye for the tab, which has left its groups by itself."""
+        self._tell(f"{self.name} left")
 
-    def post(self, encoded: str) -> None:
-        """Send a message when the tab is ready for it; give up on a tab that is too slow."""
-        try:
-            self.outbox.put_nowait(encoded)
-        except asyncio.QueueFull:
-            self.ws.close_nowait(1013, "this tab reads too slowly")
 
-    async def _send_posts(self) -> None:
-        with contextlib.suppress(WebsocketClosed):
-            while True:
-                await self.ws.send(await self.outbox.get())
+async def tell_who_is_there(registry: Any) -> None:
+    """
+    Tell the tabs when others are there than before.
+
+    Looking now and then also notices the tabs of a worker that was killed, and many changes at once
+    are one.
+    """
+    groups, told = groups_of(registry), None
+    while True:
+        await asyncio.sleep(LOOK)
+        if groups.local_count(TABS):
+            with contextlib.suppress(BroadcastError):  # Redis is gone: look again later
+                tabs = sorted(await groups.members(TABS), key=itemgetter("name", "id"))
+                if tabs != told:
+                    groups.publish_json(TABS, {"type": "members", "tabs": tabs})
+                    told = tabs
 
 
 # One request, step by step, and the thread of each.
 
 
+def here() -> str:
+    """Tell in which process and thread this runs."""
+    return f"{os.getpid()} {threading.current_thread().name}"
+
+
 def note(request: Request, what: str) -> None:
     """Note which thread does this."""
-    request.environ["demo.steps"].append([what, threading.current_thread().name])
+    request.environ["demo.steps"].append([what, here()])
 
 
 def steps_tween_factory(
@@ -248,7 +233,7 @@ async def coroutine(request: Request) -> dict[str, Any]:
     """Wait on the event loop."""
     began = time.monotonic()
     await asyncio.sleep(WAIT)
-    return {"began": began, "thread": threading.current_thread().name}
+    return {"began": began, "thread": here()}
 
 
 @view_config(route_name="threaded", renderer="json")
@@ -256,7 +241,7 @@ def threaded(request: Request) -> dict[str, Any]:
     """Wait in the request's own thread."""
     began = time.monotonic()
     time.sleep(WAIT)
-    return {"began": began, "thread": threading.current_thread().name}
+    return {"began": began, "thread": here()}
 
 
 races = asyncio.Semaphore(4)

@@ -1,5 +1,6 @@
 """gunicorn's settings for the demo; see ``app.py``."""
 
+import os
 import warnings
 from typing import Any
 
@@ -9,7 +10,7 @@ warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)
 wsgi_app = "demo.app:main()"
 worker_class = "aiopyramid.gunicorn.worker.AsyncGunicornWorker"
 bind = "127.0.0.1:8000"
-workers = 1  # the chat room lives in the process
+workers = 2 if os.environ.get("REDIS_URL") else 1  # one keeps the chat in its memory
 threads = 8  # requests that run plain code at a time
 graceful_timeout = 5
 
