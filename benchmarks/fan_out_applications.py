@@ -9,6 +9,7 @@ goes to the group. Libraries are imported where they are used, as in `peer_appli
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import Any
@@ -96,23 +97,19 @@ def _litestar(backend: Any) -> Any:
         async with channels.start_subscription([GROUP]) as subscriber:
             await socket.send_text(joined())
             async with subscriber.run_in_background(socket.send_text):
-                try:
+                with contextlib.suppress(WebSocketDisconnect):
                     await socket.receive_text()
-                except WebSocketDisconnect:
-                    pass
 
     async def publisher(socket: WebSocket, channels: ChannelsPlugin) -> None:
         await socket.accept()
         async with Ticker().running() as ticker:
-            try:
+            with contextlib.suppress(WebSocketDisconnect):
                 while True:
                     text = await socket.receive_text()
                     if text == QUESTION:
                         await socket.send_text(ticker.answer())
                     else:
                         channels.publish(text, GROUP)
-            except WebSocketDisconnect:
-                pass
 
     names = {"WebSocket": WebSocket, "ChannelsPlugin": ChannelsPlugin}
     return Litestar(
@@ -148,7 +145,7 @@ def _channels(backend: str, **config: Any) -> Any:
     from django.urls import path
 
     class Member(AsyncWebsocketConsumer):  # type: ignore[misc]
-        groups = [GROUP]
+        groups = (GROUP,)
 
         async def connect(self) -> None:
             await self.accept()
