@@ -2,21 +2,16 @@
  * The messages of groups in a page, over a WebSocket that comes again by itself.
  *
  *     import { connect } from "/aiopyramid/groups.js";
- *
- *     const feed = connect("/room?name=ann", {
- *       onmessage({ group, data, id }) { show(data); },
- *       onresync({ group, reason }) { reload(); },
- *     });
+ *     const feed = connect("/room?name=ann", { onmessage({ group, data }) { show(data); } });
  *     feed.send("hello");
  *
- * The server joins groups with `form=TAGGED`; those with a history also with
- * `after=aiopyramid.broadcast.after(request, group)`, so that each connection goes on where the
- * one before has ended. The application serves this file by
- * `config.add_static_view("aiopyramid", "aiopyramid:static")`.
+ * The server joins groups with `form=TAGGED`, and those with a history with
+ * `after=aiopyramid.broadcast.after(request, group)`: then it goes on where it was. It serves this
+ * file by `config.add_static_view("aiopyramid", "aiopyramid:static")`.
  */
 
-// Milliseconds: the longest first wait, the longest wait of all, and how long a connection has to
-// last before the next loss counts as the first one.
+// Milliseconds: the longest first wait, the longest of all, and how long a connection lasts whose
+// loss counts as the first one again.
 const FIRST = 1000, LONGEST = 30000, STABLE = 10000;
 
 /** Is a connection that was closed with this code not opened again? */
@@ -27,23 +22,17 @@ export function isFinal(code) {
 /**
  * Open a connection, and open it again whenever it is lost.
  *
- * @param {string|URL|function} url - Where; relative to the page. A function is called for each
- *   connection, and returns it.
- * @param {object} options - What to call, all of it optional, and more:
- *   onmessage({group, data, id}): a message; a string or, for binary ones, a Uint8Array.
- *   onresync({group, reason}): messages of this group may be missing here. The reason is the
- *     server's; or "reconnect" with the group null, in a connection that was opened again: then it
- *     is said of all groups without a history.
- *   onother(data): what is not of a group; a string or an ArrayBuffer.
- *   onopen(): the connection is open.
- *   onclose({code, reason, again}): it is closed, and opened again in so many milliseconds, or
- *     when the browser is online again; null if it is not opened again.
- *   isFinal(code): whether it is not opened again after this code.
- *   protocols: the subprotocols to offer.
- * @returns {object} The feed:
- *   send(data): returns false if the connection is not open, and the data is not sent.
- *   retry(): do not wait any longer; nor stay closed.
- *   close(code, reason): end it.
+ * @param {string|URL|function} url - Where, relative to the page; or what returns that each time.
+ * @param {object} options - All of it may be missing:
+ *   onmessage({group, data, id}): a message, a string or a Uint8Array.
+ *   onresync({group, reason}): messages of the group may be missing here. In each connection but
+ *     the first, the group null, "reconnect", stands for all that have no history.
+ *   onother(data): what is of no group, a string or an ArrayBuffer.
+ *   onopen(): it is open; onclose({code, reason, again}): it is closed, and opened again in so many
+ *     milliseconds, or when the browser is online again; or not at all: null.
+ *   isFinal(code): says that of a code; protocols: the subprotocols to offer.
+ * @returns {object} send(data), which returns false if it is not open; retry(), at once, also if it
+ *   was closed for good; close(code, reason), for good.
  */
 export function connect(url, options = {}) {
   const positions = new Map(); // by group: the id of the last message
@@ -51,10 +40,7 @@ export function connect(url, options = {}) {
 
   function open() {
     stopWaiting();
-    if (navigator.onLine === false) {
-      addEventListener("online", open);
-      return;
-    }
+    if (navigator.onLine === false) return addEventListener("online", open);
     socket = new WebSocket(address(), options.protocols ?? []);
     socket.binaryType = "arraybuffer";
     socket.onopen = () => {
