@@ -51,8 +51,9 @@ def main(**settings: str) -> Any:
         for view in plain, coroutine, waiting:
             config.add_route(view.__name__, f"/{view.__name__}")
             config.add_view(view, route_name=view.__name__)
-        # A ping would not be a delivery.
-        for socket, options in (echo, {}), (member, {"ping_interval": 0}), (publisher, {}):
+        # A ping would not be a delivery, and 10,000 members leave no place for a publisher.
+        of_groups = {"ping_interval": 0, "max_connections": 20_000}
+        for socket, options in (echo, {}), (member, of_groups), (publisher, of_groups):
             config.add_route(socket.__name__, f"/{socket.__name__}")
             config.add_view(
                 socket,
