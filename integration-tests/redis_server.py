@@ -31,9 +31,7 @@ class RedisServer:
     tls_port = 0
     certificate = Path()
 
-    def __init__(
-        self, executable: str, *options: str, configuration: Path | None = None
-    ) -> None:
+    def __init__(self, executable: str, *options: str, configuration: Path | None = None) -> None:
         self.port = reserve_port()
         self.folder = Path(tempfile.mkdtemp(prefix="redis-"))
         self.log = (self.folder / "log").open("wb")

@@ -54,6 +54,7 @@ def test_tagged():
     message = json.loads(TAGGED.message(Message("g", b"\xff", "e.1")))
     assert message == {"group": "g", "id": "e.1", "base64": "/w=="}
     assert json.loads(TAGGED.resync(Resync("g", "lost"))) == {"group": "g", "resync": "lost"}
+    assert json.loads(TAGGED.joined("g", None)) == {"group": "g"}
     assert json.loads(TAGGED.joined("g", "e.1")) == {"group": "g", "id": "e.1"}
 
 

@@ -249,6 +249,7 @@ async def test_from_the_start_is_no_gap_while_everything_is_kept():
 async def test_what_a_broker_loses_is_told():
     app = make_app()
     async with client(app) as c, c.websocket("/ws?group=a&tagged=1") as ws:
+        assert json.loads(await ws.receive()) == {"group": "a"}
         await joined(ws)
         groups = groups_of(app.registry)
 
@@ -354,6 +355,50 @@ async def test_a_gap_while_the_history_is_not_known_is_told(monkeypatch):
             assert json.loads(await ws.receive())["id"]
             groups.resync(channel_of("aiopyramid", "kept:a"), "reconnect")
             assert json.loads(await ws.receive()) == {"group": "kept:a", "resync": "reconnect"}
+
+
+async def test_who_joins_while_the_last_one_leaves_gets_everything():
+    app = make_app()
+    async with client(app) as c:
+        backend = groups_of(app.registry)._backend
+        leaving, go_on = asyncio.Event(), asyncio.Event()
+
+        async def unsubscribe(channel):
+            leaving.set()
+            await go_on.wait()
+            await type(backend).unsubscribe(backend, channel)
+
+        backend.unsubscribe = unsubscribe
+        async with c.websocket("/ws?group=a") as ws:
+            await joined(ws)
+        await leaving.wait()
+        async with c.websocket("/ws?group=a") as ws:
+            await ws.receive_nothing()
+            go_on.set()
+            await joined(ws)
+            await c.get("/publish?group=a&text=x")
+            assert await ws.receive() == "x"
+
+
+async def test_what_arrives_while_the_history_is_read_is_behind_the_position():
+    app = make_app(history=HISTORY)
+    async with client(app) as c:
+        await c.get("/publish?group=kept:a&text=1")
+        backend = groups_of(app.registry)._backend
+        history = backend.history
+
+        async def slow(*args):
+            found = await history(*args)
+            if args[2]:
+                await groups_of(app.registry).publish("kept:a", "2")
+                await asyncio.sleep(0.01)
+            return found
+
+        backend.history = slow
+        async with c.websocket("/ws?group=kept:a&last=5&tagged=1") as ws:
+            received = [json.loads(await ws.receive()) for _ in range(3)]
+            assert [each["id"].rpartition(".")[2] for each in received] == ["1", "1", "2"]
+            assert [each.get("data") for each in received] == ["1", None, "2"]
 
 
 async def test_a_view_listens():
@@ -494,6 +539,21 @@ async def test_groups_end_with_their_members():
         groups.publish("a", "last words")
     assert [item.data async for item in listener] == ["last words"]
     assert not groups._groups
+
+
+async def test_joining_again_changes_the_info():
+    async def rename(ws):
+        for info in ("ann", "bob"):
+            await ws.request.groups.join("a", ws, info=info)
+        await ws.send_json(ws.request.groups.local_members("a"))
+
+    with Configurator() as config:
+        config.include("aiopyramid")
+        config.add_route("ws", "/ws")
+        config.add_websocket_view(rename, route_name="ws")
+        app = config.make_wsgi_app()
+    async with client(app) as c, c.websocket("/ws") as ws:
+        assert await ws.receive_json() == ["bob"]
 
 
 async def test_workers_on_their_own_are_warned_of(caplog):

@@ -267,20 +267,20 @@ def test_a_history_comes_before_what_has_arrived_meanwhile():
     one.take(numbered(5))
     one.tell(Resync("g", "reconnect"))  # the history is read after it
     assert ws.writer.written == []
-    one.release(numbered(2, 3, 4).messages, Resync("g", "history"), Position("e", 4))
+    one.release("g", numbered(2, 3, 4).messages, Resync("g", "history"), Position("e", 4))
     one.take(numbered(6))
-    assert shown(ws.writer.written) == ["<history>", "2", "3", "4", "5", "6"]
+    assert shown(ws.writer.written) == ["<history>", "2", "3", "4", "at e.4", "5", "6"]
 
 
 def test_what_the_history_had_is_not_taken_when_it_arrives_late():
     box, ws, _ = outbox()
     one = member(box)
     one.hold()
-    one.release(numbered(1, 2, 3).messages, None, Position("e", 3))
+    one.release("g", numbered(1, 2, 3).messages, None, Position("e", 3))
     one.take(numbered(2, 3, 4))
     one.take(numbered(5))
     one.take(numbered(1, epoch="f"))
-    assert ws.writer.written == ["1", "2", "3", "4", "5", "1"]
+    assert ws.writer.written == ["1", "2", "3", "at e.3", "4", "5", "1"]
 
 
 def test_too_much_during_the_history_is_a_gap():
@@ -289,8 +289,8 @@ def test_too_much_during_the_history_is_a_gap():
     one.hold()
     one.take(numbered(*range(MAX_HELD)))
     one.take(numbered(MAX_HELD, MAX_HELD + 1))
-    one.release()
-    assert len(ws.writer.written) == MAX_HELD + 1
+    one.release("g", [], None, Position("f", 0))
+    assert len(ws.writer.written) == MAX_HELD + 2
     assert shown(ws.writer.written)[-1] == "<overflow>"
 
 
@@ -352,9 +352,7 @@ async def test_a_slow_listener(overflow, expected):
         one.take(texts(text))
     assert bool(left) is (overflow == "close")
     one.close()
-    found = [
-        f"<{item.reason}>" if isinstance(item, Resync) else item.data async for item in one
-    ]
+    found = [f"<{item.reason}>" if isinstance(item, Resync) else item.data async for item in one]
     assert found == expected
     assert counters.dropped == (0 if overflow == "close" else 3)
     assert counters.closed == (overflow == "close")

@@ -31,8 +31,8 @@ class Form(Protocol):
     def resync(self, resync: Resync) -> str | bytes | None:
         """Return the text or the bytes for a gap; ``None`` if there is no way to tell."""
 
-    def joined(self, group: str, id_: str) -> str | bytes | None:
-        """Return what tells a new member of a group with history where it is; or ``None``."""
+    def joined(self, group: str, id_: str | None) -> str | bytes | None:
+        """Return what tells a new member where it is, in a group with history; or ``None``."""
 
 
 class Raw:
@@ -45,7 +45,7 @@ class Raw:
     def resync(self, resync: Resync) -> None:
         """Return ``None``."""
 
-    def joined(self, group: str, id_: str) -> None:
+    def joined(self, group: str, id_: str | None) -> None:
         """Return ``None``."""
 
 
@@ -53,8 +53,8 @@ class Tagged:
     """
     Sends JSON: ``{"group": ..., "id": ..., "data": ...}``, or ``"base64"`` for bytes.
 
-    ``id`` is there in groups with history, and comes once by itself when the member has joined. A
-    gap is ``{"group": ..., "resync": reason}``. The client in JavaScript reads this.
+    ``id`` is there in groups with history. Without data, the member has joined the group. A gap is
+    ``{"group": ..., "resync": reason}``. The client in JavaScript reads this.
     """
 
     def message(self, message: Message) -> str:
@@ -72,9 +72,9 @@ class Tagged:
         """Return the JSON of a gap."""
         return to_json({"group": resync.group, "resync": resync.reason})
 
-    def joined(self, group: str, id_: str) -> str:
+    def joined(self, group: str, id_: str | None) -> str:
         """Return the JSON of a position."""
-        return to_json({"group": group, "id": id_})
+        return to_json({"group": group} if id_ is None else {"group": group, "id": id_})
 
 
 RAW = Raw()

@@ -75,6 +75,12 @@ class Group:
         #: Whether more may be missing than what is asked for now.
         self.fill_again = False
 
+    def forget(self) -> None:
+        """Forget where it was: it is not subscribed to any more."""
+        self.is_subscribed = False
+        self.latest = None
+        self.seen.clear()
+
     # What arrives.
 
     def is_next(self, envelope: Envelope, position: Position | None) -> bool | None:

@@ -272,7 +272,7 @@ class Groups:
         """
         Let a connection get what is published to a group, from the return on until it ends.
 
-        Joining again changes nothing.
+        Joining again changes the info, and nothing else.
 
         Args:
             group: The name of the group.
@@ -300,6 +300,7 @@ class Groups:
             raise ws.protocol.closed_error()
         outbox = self._outboxes.get(ws)
         if outbox is not None and group in outbox.members:
+            outbox.members[group].info = info
             return
         if self.settings.overflow != "close" and on_resync is None:
             self._check_form(group, form)
@@ -382,10 +383,10 @@ class Groups:
         await self._see_to_subscription(group)
         if has_history:
             await self._send_history(member, name, last, after)
+        else:
+            member.joined(name, None)
 
-    async def _send_history(
-        self, member: Member, name: str, last: int, after: str | None
-    ) -> None:
+    async def _send_history(self, member: Member, name: str, last: int, after: str | None) -> None:
         position = None if after is None else Position.parse(after)
         if after is not None and position is None:
             position = Position("?", 0)  # of no epoch: everything, behind a gap
@@ -406,13 +407,11 @@ class Groups:
         if group is not None and member in group.members:
             self._release(member, name, position, history)
 
-    def _release(
-        self, member: Member, name: str, after: Position | None, history: History
-    ) -> None:
+    def _release(self, member: Member, name: str, after: Position | None, history: History) -> None:
         gap = after is not None and gap_in(history, after)
         kept = [to_message(name, messages.decode(data), where) for where, data in history.kept]
-        member.release(kept, Resync(name, "history") if gap else None, history.latest)
-        member.joined(name, str(history.latest or START))
+        told = Resync(name, "history") if gap else None
+        member.release(name, kept, told, history.latest or START)
 
     async def _history(self, group: str, after: Position | None, last: int) -> History:
         assert isinstance(self._backend, HistoryBackend)
@@ -467,8 +466,8 @@ class Groups:
                 group.is_subscribed = True
                 await self._find_position(group)
             else:
+                group.forget()  # who joins meanwhile waits for the next round
                 await self._backend.unsubscribe(channel)
-                group.is_subscribed = False
         if not group.wanted:
             self._groups.pop(group.name, None)
 

@@ -101,15 +101,13 @@ class Member:
         self._held = []
 
     def release(
-        self,
-        history: Iterable[Message] = (),
-        gap: Resync | None = None,
-        behind: Position | None = None,
+        self, group: str, history: Iterable[Message], gap: Resync | None, behind: Position
     ) -> None:
         """
         Take the history, and what has arrived meanwhile.
 
         Args:
+            group: The name of the group.
             history: The messages.
             gap: What is missing before them, if something is.
             behind: The position of the last one.
@@ -119,11 +117,12 @@ class Member:
             self.tell(gap)
         for message in history:
             self.take(Frames([message]))
+        self.joined(group, str(behind))
         self._behind = behind
         for message in held[:MAX_HELD]:
             self.take(Frames([message]))
         if len(held) > MAX_HELD:
-            self.tell(Resync(held[0].group, "overflow"))
+            self.tell(Resync(group, "overflow"))
 
     def put(self, frames: Frames) -> None:
         """Put messages into the queue."""
@@ -133,8 +132,8 @@ class Member:
         """Tell of a gap, behind what waits."""
         raise NotImplementedError
 
-    def joined(self, group: str, id_: str) -> None:
-        """Tell where it is, in a group with history."""
+    def joined(self, group: str, id_: str | None) -> None:
+        """Tell that it has joined, and in a group with history, where it is."""
 
     def close(self, code: int, reason: str) -> None:
         """End it, because somebody asks for that."""
@@ -318,7 +317,7 @@ class ConnectionMember(Member):
                 CloseCode.SERVICE_RESTART, f"messages are missing: {resync.reason}"
             )
 
-    def joined(self, group: str, id_: str) -> None:
+    def joined(self, group: str, id_: str | None) -> None:
         data = self.form.joined(group, id_)
         if data is not None:
             self.outbox.put(self, encode(data, self.outbox.window_bits), 1)

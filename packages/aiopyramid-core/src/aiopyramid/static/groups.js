@@ -25,8 +25,7 @@ export function isFinal(code) {
  * @param {string|URL|function} url - Where, relative to the page; or what returns that each time.
  * @param {object} options - All of it may be missing:
  *   onmessage({group, data, id}): a message, a string or a Uint8Array.
- *   onresync({group, reason}): messages of the group may be missing here. In each connection but
- *     the first, the group null, "reconnect", stands for all that have no history.
+ *   onresync({group, reason}): messages of the group may be missing here.
  *   onother(data): what is of no group, a string or an ArrayBuffer.
  *   onopen(): it is open; onclose({code, reason, again}): it is closed, and opened again in so many
  *     milliseconds, or when the browser is online again; or not at all: null.
@@ -35,8 +34,8 @@ export function isFinal(code) {
  *   was closed for good; close(code, reason), for good.
  */
 export function connect(url, options = {}) {
-  const positions = new Map(); // by group: the id of the last message
-  let socket = null, timer, losses = 0, opened = 0, wasOpen = false, ended = false;
+  const positions = new Map(); // by group: the id of the last message, or null without a history
+  let socket = null, timer, losses = 0, opened = 0, ended = false;
 
   function open() {
     stopWaiting();
@@ -44,11 +43,8 @@ export function connect(url, options = {}) {
     socket = new WebSocket(address(), options.protocols ?? []);
     socket.binaryType = "arraybuffer";
     socket.onopen = () => {
-      const isAgain = wasOpen;
-      wasOpen = true;
       opened = performance.now();
       options.onopen?.();
-      if (isAgain) options.onresync?.({ group: null, reason: "reconnect" });
     };
     socket.onmessage = ({ data }) => take(data);
     socket.onclose = ({ code, reason }) => lost(code, reason);
@@ -58,7 +54,9 @@ export function connect(url, options = {}) {
     const found = new URL(typeof url === "function" ? url() : url, location.href);
     found.protocol = found.protocol.replace("http", "ws");
     found.hash = "";
-    for (const [group, id] of positions) found.searchParams.set(`after.${group}`, id);
+    for (const [group, id] of positions) {
+      if (id !== null) found.searchParams.set(`after.${group}`, id);
+    }
     return found;
   }
 
@@ -67,10 +65,13 @@ export function connect(url, options = {}) {
     if (!message) return options.onother?.(received);
     const { group, id, resync, base64 } = message;
     if (id !== undefined) positions.set(group, id);
-    if (resync !== undefined) options.onresync?.({ group, reason: resync });
+    if (resync !== undefined) return options.onresync?.({ group, reason: resync });
     const data = base64 === undefined ? message.data : bytes(base64);
-    // Without data, it tells the position alone.
-    if (data !== undefined) options.onmessage?.({ group, data, id });
+    if (data !== undefined) return options.onmessage?.({ group, data, id });
+    // It tells where the group is joined: without a history, again behind a gap.
+    if (id !== undefined) return;
+    if (positions.has(group)) options.onresync?.({ group, reason: "reconnect" });
+    positions.set(group, null);
   }
 
   function lost(code, reason) {
