@@ -377,14 +377,12 @@ class Groups:
             group = self._groups[name] = Group(name, self.counters)
         group.members[member] = None
         group.wanted = True
-        has_history = self.settings.history_of(name) > 0
-        if has_history:
-            member.hold()
+        member.hold()  # first of all, it is told that it has joined
         await self._see_to_subscription(group)
-        if has_history:
+        if self.settings.history_of(name):
             await self._send_history(member, name, last, after)
         else:
-            member.joined(name, None)
+            member.release(name)
 
     async def _send_history(self, member: Member, name: str, last: int, after: str | None) -> None:
         position = None if after is None else Position.parse(after)

@@ -101,7 +101,11 @@ class Member:
         self._held = []
 
     def release(
-        self, group: str, history: Iterable[Message], gap: Resync | None, behind: Position
+        self,
+        group: str,
+        history: Iterable[Message] = (),
+        gap: Resync | None = None,
+        behind: Position | None = None,
     ) -> None:
         """
         Take the history, and what has arrived meanwhile.
@@ -110,14 +114,14 @@ class Member:
             group: The name of the group.
             history: The messages.
             gap: What is missing before them, if something is.
-            behind: The position of the last one.
+            behind: The position of the last one, in a group with history.
         """
         held, self._held = self._held or [], None
         if gap is not None:
             self.tell(gap)
         for message in history:
             self.take(Frames([message]))
-        self.joined(group, str(behind))
+        self.joined(group, None if behind is None else str(behind))
         self._behind = behind
         for message in held[:MAX_HELD]:
             self.take(Frames([message]))
