@@ -177,22 +177,16 @@ async def test_groups_are_served_in_turn():
     assert Resync("a", "lost").reason == "lost"
 
 
-async def test_a_failure_of_one_group_does_not_stop_the_others():
-    loop = asyncio.get_running_loop()
-    errors = []
-    loop.set_exception_handler(lambda loop, context: errors.append(context["exception"]))
-    fan_out = FanOut(loop)
-    bad, good = Group("bad", Counters()), Group("good", Counters())
-
+def test_a_member_that_cannot_be_served_ends_alone(group, caplog):
     class Bad(Notes):
         def put(self, frames):
-            raise ArithmeticError
+            raise ArithmeticError("bad")
 
-    bad.members[Bad()] = None
-    good.members[Notes()] = None
-    for each in (bad, good):
-        each.add(text("x"), None)
-        fan_out.add(each)
-    while not taken(good):
-        await asyncio.sleep(0)
-    assert [type(error) for error in errors] == [ArithmeticError]
+    bad = Bad("bad")
+    group.members = {bad: None, **group.members}
+    group.add(text("a"), None)
+    group.serve(NEVER)
+    assert bad.taken == [(1011, "")]
+    group.members.pop(bad)
+    assert taken(group) == [["a"]]
+    assert caplog.text.count("ArithmeticError: bad") == 1

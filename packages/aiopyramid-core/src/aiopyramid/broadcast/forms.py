@@ -109,11 +109,11 @@ class Frames:
         self.messages = messages
         #: The members that do not get one of them.
         self.excluding = {each._exclude for each in messages if each._exclude != NOBODY}
-        self._encoded: dict[tuple[Form, int], bytes | None] = {}
+        self._encoded: dict[tuple[int, int], bytes | None] = {}
 
     def encoded(self, form: Form, window_bits: int) -> bytes | None:
         """Return the frames, one behind the other; ``None`` if the form cannot make them."""
-        key = form, window_bits
+        key = id(form), window_bits  # the form itself need not be hashable
         try:
             return self._encoded[key]
         except KeyError:

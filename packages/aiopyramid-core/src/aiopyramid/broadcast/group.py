@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Iterator
 from time import perf_counter
+
+from websockets.frames import CloseCode
 
 from .backends import START, History, Position
 from .forms import Frames
 from .members import Counters, Member
 from .messages import Closing, Envelope, Message, Reason, Resync, Seen
 
+logger = logging.getLogger("aiopyramid.broadcast")
+
 # How long members are served before the loop's other callbacks have their turn, in seconds, and
 # after how many of them to look at the clock.
-TURN = 0.002
+TURN = 0.001
 LOOK = 16
 
 # Messages that go out to a member by one write, and their bytes.
@@ -169,12 +174,16 @@ class Group:
             for member in self._rest:
                 if member not in members:
                     continue  # it has left
-                if isinstance(sending, Frames):
-                    member.take(sending)
-                elif isinstance(sending, Resync):
-                    member.tell(sending)
-                elif sending is not None:
-                    member.close(*sending)
+                try:
+                    if isinstance(sending, Frames):
+                        member.take(sending)
+                    elif isinstance(sending, Resync):
+                        member.tell(sending)
+                    elif sending is not None:
+                        member.close(*sending)
+                except Exception:  # such as of an application's own form
+                    logger.exception("a member of group %r cannot be served", self.name)
+                    member.close(CloseCode.INTERNAL_ERROR, "")
                 count += 1
                 if count % LOOK == 0 and perf_counter() > until:
                     return False
