@@ -29,8 +29,8 @@ napoleon_use_ivar = True
 # Names of other projects, whose inventories are not fetched; and, below, what
 # signatures are made of.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(asyncio|collections|concurrent|functools|greenlet|gunicorn|socket|threading|types)\..*"),
-    (r"py:.*", r"(contextlib|contextvars|pyramid|typing|websockets)\..*"),
+    (r"py:.*", r"(asyncio|collections|concurrent|functools|greenlet|gunicorn|threading|types)\..*"),
+    (r"py:.*", r"(contextlib|contextvars|pyramid|socket|typing|websockets)\..*"),
     (r"py:.*", r"(webob|webtest|_typeshed|zope)\..*"),
     (r"py:.*", r"(bool|bytearray|bytes|float|int|list|memoryview|str|tuple|type|None|object)"),
     (r"py:.*", r"(\w+Error|Exception|BaseException)"),

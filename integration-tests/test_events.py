@@ -16,6 +16,7 @@ import browser
 import httpx
 import pytest
 from harness import Server, eventually
+from redis_server import RedisServer
 
 APP = "apps.events:main()"
 
@@ -260,22 +261,41 @@ def test_a_browser_comes_again_for_what_it_has_not_seen(page: Server) -> None:
 
 
 def test_the_example_of_the_documentation(
-    launch: Callable[..., Server], variant: str, monkeypatch: pytest.MonkeyPatch
+    launch: Callable[..., Server], variant: str, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Server, "up", "/")
-    server = launch(variant=variant, app="apps.examples:events()")
+    redis.query("flushall")
+    server = launch(
+        variant=variant,
+        app="apps.examples:events()",
+        workers={"workers": 2},
+        settings={"aiopyramid.broadcast.url": redis.url},
+    )
 
     def publish(text: str) -> int:
         with server.client() as client:
             return int(client.post("/news", data={"text": text}).json()["listeners"])
 
+    def read(count: int) -> list[str]:
+        return list(itertools.islice(lines, count))
+
     publish("one")
     with stream(server, "/events", headers={"Last-Event-ID": "nonsense"}) as response:
         lines = response.iter_lines()
-        assert next(lines) == "retry: 1000"
-        assert [next(lines) for _ in range(4)] == ["", "event: news", "id: 1", "data: one"]
-        assert publish("two") == 1
-        assert [next(lines) for _ in range(4)] == ["", "event: news", "id: 2", "data: two"]
-    eventually(lambda: publish("three") == 0, "the listener is forgotten")
-    with stream(server, "/events", headers={"Last-Event-ID": "1"}) as response:
-        assert "data: two" in list(itertools.islice(response.iter_lines(), 5))
+        assert read(5) == ["retry: 1000", "", "event: gap", "data: history", ""]
+        event, first, data, _ = read(4)
+        assert (event, data) == ("event: news", "data: one")
+        publish("two")
+        event, second, data, _ = read(4)
+        assert (event, data) == ("event: news", "data: two")
+        assert first.startswith("id: ")
+        assert second != first
+        eventually(lambda: publish("three") == 1, "the listener is counted")
+    eventually(lambda: publish("four") == 0, "the listener is forgotten")
+    last = {"Last-Event-ID": first.removeprefix("id: ")}
+    with stream(server, "/events", headers=last) as response:
+        lines = response.iter_lines()
+        assert read(5)[2:] == ["event: news", second, "data: two"]
+    with stream(server, "/events") as response:
+        lines = response.iter_lines()
+        assert read(3)[2] == "event: news"  # one of the last ten

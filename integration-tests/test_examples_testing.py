@@ -1,4 +1,4 @@
-"""The tests of docs/howto/testing.rst and docs/howto/events.rst."""
+"""The tests of the documentation's examples."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import pytest
 from apps.examples import FOLDER
 
 
-@pytest.mark.parametrize("file", ["testing.py", "testing_events.py"])
+@pytest.mark.parametrize(
+    "file", ["testing.py", "testing_events.py", "testing_groups.py", "tutorial/test_chat.py"]
+)
 def test_the_tests_of_the_examples_pass(file):
+    path = FOLDER / file
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "pytest", "-p", "no:cacheprovider", file],
-        cwd=FOLDER,
+        [sys.executable, "-W", "ignore", "-m", "pytest", "-p", "no:cacheprovider", path.name],
+        cwd=path.parent,
         capture_output=True,
         text=True,
         timeout=90,

@@ -58,7 +58,7 @@ def events():
     sys.path.insert(0, str(FOLDER))
     from events import main
 
-    return main()
+    return main(**json.loads(os.environ["AIOPYRAMID_TEST_SETTINGS"]))
 
 
 @contextlib.asynccontextmanager
@@ -76,5 +76,33 @@ def include_outermost(config):
 def gallery():
     sys.path.insert(0, str(FOLDER))
     from debugging import main
+
+    return main(**json.loads(os.environ["AIOPYRAMID_TEST_SETTINGS"]))
+
+
+def rooms():
+    sys.path.insert(0, str(FOLDER))
+    from groups import main
+
+    return main(**json.loads(os.environ["AIOPYRAMID_TEST_SETTINGS"]))
+
+
+def room():
+    sys.path.insert(0, str(FOLDER))
+    from room import main
+
+    return main(**json.loads(os.environ["AIOPYRAMID_TEST_SETTINGS"]))
+
+
+def notices():
+    sys.path.insert(0, str(FOLDER))
+    from notices import main
+
+    return main(**json.loads(os.environ["AIOPYRAMID_TEST_SETTINGS"]))
+
+
+def chat():
+    sys.path.insert(0, str(FOLDER / "tutorial"))
+    from chat import main
 
     return main(**json.loads(os.environ["AIOPYRAMID_TEST_SETTINGS"]))
