@@ -126,6 +126,11 @@ async def watch_menu(registry):
                 registry.menu.clear()
 
 
+def include_menu(config):
+    config.registry.menu = {}
+    config.add_background_task(watch_menu)
+
+
 @view_config(route_name="menu", request_method="GET", renderer="json")
 def menu(request):
     remembered = request.registry.menu
@@ -161,8 +166,7 @@ def main(global_config=None, **settings):
         config.set_session_factory(SignedCookieSessionFactory(settings["session.secret"]))
         config.set_security_policy(Policy())
         config.add_tween("groups.monitor_tween_factory")
-        config.registry.menu = {}
-        config.add_background_task(watch_menu)
+        config.include(include_menu)
         config.add_static_view("aiopyramid", "aiopyramid:static")
         for name in ("sign_in", "menu", "status"):
             config.add_route(name, f"/{name}")
