@@ -1,6 +1,5 @@
 """Says something in a room, from outside of the application: a script."""
 
-import json
 import sys
 
 from aiopyramid.broadcast.publisher import Publisher
@@ -8,8 +7,7 @@ from aiopyramid.broadcast.publisher import Publisher
 
 def main(url, room, text):
     with Publisher(url, history={"room:*": 100}) as publisher:
-        said = {"user": "the management", "text": text}
-        publisher.publish(f"room:{room}", json.dumps(said))
+        publisher.publish_json(f"room:{room}", {"user": "the management", "text": text})
 
 
 if __name__ == "__main__":
