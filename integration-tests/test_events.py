@@ -263,6 +263,7 @@ def test_a_browser_comes_again_for_what_it_has_not_seen(page: Server) -> None:
 def test_the_example_of_the_documentation(
     launch: Callable[..., Server], variant: str, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("redis", reason="needs redis")
     monkeypatch.setattr(Server, "up", "/")
     redis.query("flushall")
     server = launch(
