@@ -130,15 +130,19 @@ async def test_a_server_that_is_silent_is_asked(database):
 async def test_a_server_that_does_not_answer_is_lost():
     """One that says nothing at all, though it accepts connections."""
 
+    writers = []
+
     async def say_nothing(reader, writer):
-        await reader.read()
-        writer.close()
+        writers.append(writer)
 
     async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as silent:
         port = silent.sockets[0].getsockname()[1]
         async with Started(f"postgresql://127.0.0.1:{port}/x", timeout=0.2) as (backend, _):
             with pytest.raises(BrokerUnavailable, match="no answer in time"):
                 await backend.publish([Outgoing("a", b"1")])
+        for writer in writers:
+            writer.close()
+            await writer.wait_closed()
 
 
 async def test_a_server_that_refuses_stops_the_start(database):

@@ -110,6 +110,15 @@ async def test_a_server_that_is_silent_is_lost(server):
         await received.until(gaps=1)
 
 
+async def test_a_server_that_is_slow_is_waited_for(server):
+    async with Started(server.url) as (backend, received):
+        await backend.subscribe("a")
+        server.query("client", "pause", "300", "ALL")
+        assert await backend.publish([Outgoing("a", b"1")]) == [None]
+        await received.until(messages=1)
+        assert received.gaps == []
+
+
 async def test_an_application_starts_without_its_server(server, caplog):
     server.kill()
     async with Started(server.url) as (backend, received):
@@ -171,6 +180,7 @@ async def test_something_else_than_a_server_stops_the_start():
     async def answer(reader, writer):
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         writer.close()
+        await writer.wait_closed()
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as web:
         port = web.sockets[0].getsockname()[1]

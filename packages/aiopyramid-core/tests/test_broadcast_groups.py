@@ -9,7 +9,10 @@ import transaction
 from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
 from pyramid.response import Response
+from webtest import TestApp
 
+from aiopyramid import homes
+from aiopyramid.bridge import spawn_greenlet
 from aiopyramid.broadcast import groups as groups_module
 from aiopyramid.broadcast import groups_of
 from aiopyramid.broadcast.exceptions import BroadcastError
@@ -17,6 +20,7 @@ from aiopyramid.broadcast.forms import RAW, TAGGED
 from aiopyramid.broadcast.groups import Groups
 from aiopyramid.broadcast.messages import Envelope, Resync, channel_of
 from aiopyramid.broadcast.settings import BroadcastSettings
+from aiopyramid.lifespan import Lifespan
 from aiopyramid.testing import client
 from aiopyramid.websocket.exceptions import WebsocketClosed
 
@@ -132,7 +136,7 @@ async def test_who_leaves_or_ends_gets_nothing_more():
         while groups._groups:
             await asyncio.sleep(0)
         assert not groups._outboxes
-        assert not groups._backend._channels - {"aiopyramid:workers", groups._presence._own}
+        assert not groups._backend._channels
 
 
 async def test_a_closed_connection_cannot_join():
@@ -344,6 +348,7 @@ async def test_a_gap_while_the_history_is_not_known_is_told(monkeypatch):
     app = make_app(history=HISTORY)
     async with client(app) as c:
         groups = groups_of(app.registry)
+        groups.publish("a", "begin")
 
         async def history(*args):
             raise BroadcastError("gone")
@@ -360,6 +365,7 @@ async def test_a_gap_while_the_history_is_not_known_is_told(monkeypatch):
 async def test_who_joins_while_the_last_one_leaves_gets_everything():
     app = make_app()
     async with client(app) as c:
+        await c.get("/publish?group=a&text=begin")
         backend = groups_of(app.registry)._backend
         leaving, go_on = asyncio.Event(), asyncio.Event()
 
@@ -518,11 +524,41 @@ async def test_what_is_not_ours_is_ignored(caplog):
     assert caplog.text.count("is ignored") == len(bad) + 1
 
 
-def test_groups_begin_with_the_lifespan():
-    groups = Groups(None, BroadcastSettings())
-    assert repr(groups) == "<Groups by memory, 0 here>"
+async def test_groups_at_a_broker_begin_with_the_lifespan():
+    groups = Groups(None, BroadcastSettings(url="redis://x"))
+    assert repr(groups) == "<Groups by redis, 0 here>"
     with pytest.raises(RuntimeError, match="groups begin with"):
         groups.publish("a", "x")
+    with pytest.raises(RuntimeError, match="groups begin with"):
+        await spawn_greenlet(groups.publish, "a", "x")
+
+
+def test_groups_in_memory_begin_when_they_are_used():
+    app = make_app()
+    assert app.registry.get(Lifespan) is None
+    webtest = TestApp(app)
+    webtest.get("/ws", status=426)
+    assert homes.process_home is None
+    webtest.get("/plain_publish?group=a&text=x")
+    groups = groups_of(app.registry)
+    home = homes.process_home
+    assert groups._home is home
+    homes.own_loop.end()
+    assert groups._home is None
+    assert groups.counters.published == 2
+
+
+def test_groups_in_memory_begin_anew_on_another_loop():
+    groups = Groups(None, BroadcastSettings())
+
+    async def use():
+        listener = await groups.listen("a")
+        await groups.publish("a", "x")
+        assert (await anext(listener)).data == "x"
+        assert groups.local_count("a") == 1
+
+    for _ in range(2):
+        asyncio.run(use())
 
 
 async def test_groups_of_another_loop_are_refused():

@@ -142,6 +142,23 @@ def test_parts_are_small():
     assert _parts([1, 2, 3]) == [[1, 2, 3]]
 
 
+async def test_in_memory_a_worker_is_alone(monkeypatch):
+    drained = []
+
+    async def drain(over):
+        drained.append(over)
+
+    monkeypatch.setattr(sessions, "drain", drain)
+    groups = Groups(None, BroadcastSettings())
+    await groups.listen("a", info=1)
+    assert (await groups.count("a"), await groups.members("a")) == (1, [1])
+    (worker,) = await groups.workers()
+    assert worker.host == socket.gethostname()
+    await groups.drain(1, host="another")
+    await groups.drain(2, host=socket.gethostname())
+    await until(lambda: drained == [2])
+
+
 async def test_workers_are_drained(new_worker, monkeypatch):
     drained = []
 

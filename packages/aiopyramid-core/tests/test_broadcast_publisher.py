@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import asyncio
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -44,7 +47,7 @@ class Tm:
         self.get = self.manager.get
 
 
-async def test_members_get_what_a_program_publishes(url, to_thread):
+async def test_members_get_what_a_program_publishes(url):
     groups = Groups(None, from_values({"url": url}))
     async with groups.running(), await groups.listen("a") as listener:
 
@@ -60,19 +63,12 @@ async def test_members_get_what_a_program_publishes(url, to_thread):
                 aborted.manager.abort()
                 publisher.close_connections("a", 4000, "done")
 
-        await to_thread(program)
+        await asyncio.to_thread(program)
         found = [(item.data if hasattr(item, "data") else item) async for item in listener]
     assert found == [b"\xff\0", '{"n":[1]}', "text"]
 
 
-@pytest.fixture
-def to_thread():
-    import asyncio
-
-    return asyncio.to_thread
-
-
-async def test_a_history_has_what_programs_publish(redis, to_thread):
+async def test_a_history_has_what_programs_publish(redis):
     history = "kept:* = 5"
     settings = {
         "aiopyramid.broadcast.url": redis.url,
@@ -85,7 +81,7 @@ async def test_a_history_has_what_programs_publish(redis, to_thread):
             for text in ("one", "two"):
                 publisher.publish("kept:a", text)
 
-    await to_thread(program)
+    await asyncio.to_thread(program)
     groups = Groups(None, from_values({"url": redis.url, "history": history}))
     async with groups.running(), await groups.listen("kept:a", last=5) as listener:
         assert [(await anext(listener)).data for _ in range(2)] == ["one", "two"]
@@ -111,6 +107,34 @@ def test_threads_share_a_publisher(url):
         assert publisher._numbering.next("a") == 81
 
 
+async def test_a_process_that_is_forked_is_a_publisher_of_its_own(url):
+    groups = Groups(None, from_values({"url": url}))
+    async with groups.running(), await groups.listen("a") as listener:
+        code = f"""
+import os
+from aiopyramid.broadcast.publisher import Publisher
+with Publisher({url!r}) as publisher:
+    publisher.publish("a", "parent")
+    child = os.fork()
+    for n in range(3):
+        publisher.publish("a", "child" if not child else "parent")
+    if not child:
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    publisher.publish("a", "end")
+"""
+        await asyncio.to_thread(subprocess.run, [sys.executable, "-c", code], check=True)
+        texts = [(await anext(listener)).data for _ in range(8)]
+    assert sorted(texts) == ["child"] * 3 + ["end"] + ["parent"] * 4  # and no gap
+
+
+async def test_a_server_that_is_slow_is_waited_for(redis):
+    with Publisher(redis.url) as publisher:
+        publisher.publish("a", "x")
+        redis.query("client", "pause", "300", "ALL")
+        await asyncio.to_thread(publisher.publish, "a", "y")
+
+
 def test_a_broker_that_was_gone_is_used_again(redis, postgresql):
     database = postgresql.database()
     for server, end, url in (
@@ -127,14 +151,14 @@ def test_a_broker_that_was_gone_is_used_again(redis, postgresql):
             publisher.publish("a", "x")
 
 
-async def test_workers_of_a_host_are_drained(redis, monkeypatch, to_thread):
+async def test_workers_of_a_host_are_drained(redis, monkeypatch):
     groups = Groups(None, from_values({"url": redis.url}))
     async with groups.running():
         drained = []
         monkeypatch.setattr(groups._presence, "received", drained.append)
         with Publisher(redis.url) as publisher:
-            await to_thread(publisher.drain, "web1", 7)
-            await to_thread(publisher.publish, "x", "y")
+            await asyncio.to_thread(publisher.drain, "web1", 7)
+            await asyncio.to_thread(publisher.publish, "x", "y")
         while {"drain": 7, "host": "web1"} not in drained:
             await groups.publish("x", "y")
 

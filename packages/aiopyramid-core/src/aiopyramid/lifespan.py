@@ -76,7 +76,7 @@ def add_lifespan(config: Configurator, factory: Any) -> None:
         )
 
     def add() -> None:
-        _lifespan_of(config).factories.append(factory)
+        _lifespan_of(config.registry).factories.append(factory)
 
     _action(config, "lifespan", factory, add, {"factory": factory})
 
@@ -120,7 +120,7 @@ def add_background_task(
         )
 
     def add() -> None:
-        _lifespan_of(config).tasks.append(BackgroundTask(function, on_error))
+        _lifespan_of(config.registry).tasks.append(BackgroundTask(function, on_error))
 
     values = {"function": function, "on_error": on_error}
     _action(config, "background task", function, add, values)
@@ -139,10 +139,22 @@ def _name(func: Any) -> str:
     return getattr(func, "__qualname__", None) or repr(func)
 
 
-def _lifespan_of(config: Configurator) -> Lifespan:
-    lifespan: Lifespan | None = config.registry.get(Lifespan)
+def set_first(registry: Any, factory: Factory | None) -> None:
+    """
+    Set what is entered before all that the application adds, in place of what was set before.
+
+    Args:
+        registry: The application's registry.
+        factory: As for `add_lifespan`; ``None`` for nothing.
+    """
+    if factory is not None or registry.get(Lifespan) is not None:
+        _lifespan_of(registry).first = factory
+
+
+def _lifespan_of(registry: Any) -> Lifespan:
+    lifespan: Lifespan | None = registry.get(Lifespan)
     if lifespan is None:
-        lifespan = config.registry[Lifespan] = Lifespan(config.registry)
+        lifespan = registry[Lifespan] = Lifespan(registry)
     return lifespan
 
 
@@ -200,6 +212,7 @@ class Lifespan:
 
     def __init__(self, registry: Any) -> None:
         self.registry = registry
+        self.first: Factory | None = None
         self.factories: list[Factory] = []
         self.tasks: list[BackgroundTask] = []
         self._run: _Run | None = None
@@ -318,7 +331,8 @@ class _Run:
         registry = self.lifespan.registry
         try:
             async with contextlib.AsyncExitStack() as stack:
-                for factory in self.lifespan.factories:
+                first = self.lifespan.first
+                for factory in [*([first] if first else []), *self.lifespan.factories]:
                     await stack.enter_async_context(factory(registry))
                 stack.push_async_callback(_cancel, self.tasks)
                 self.entered.set_result(None)

@@ -21,7 +21,6 @@ def includeme(config: Configurator) -> None:
     from ..config import LAST
 
     config.add_request_method(groups_of_request, "groups", reify=True)
-    config.add_lifespan(_running)
     # The application may still change its settings, and commit again.
     config.action(None, lambda: _configure(config.registry), order=LAST)
 
@@ -68,9 +67,10 @@ def _configure(registry: Any) -> None:
     """
     from pyramid.exceptions import ConfigurationError
 
+    from ..lifespan import set_first
     from .backends import check_backend
     from .groups import Groups
-    from .settings import from_settings
+    from .settings import MEMORY, from_settings
 
     try:
         settings = from_settings(registry.settings)
@@ -78,8 +78,6 @@ def _configure(registry: Any) -> None:
     except (ValueError, ImportError) as exc:
         raise ConfigurationError(str(exc)) from exc
     if Groups not in registry or registry[Groups].settings != settings:
-        registry[Groups] = Groups(registry, settings)
-
-
-def _running(registry: Any) -> Any:
-    return groups_of(registry).running()
+        groups = registry[Groups] = Groups(registry, settings)
+        # In memory, groups begin when they are used: most applications have none.
+        set_first(registry, None if settings.url == MEMORY else lambda _: groups.running())

@@ -19,13 +19,23 @@ from typing import Any
 
 from pyramid.renderers import RendererHelper
 from pyramid.threadlocal import get_current_request
+from websockets.frames import CloseCode
 
 from .. import bridge, homes
 from ..homes import Home
 from ..websocket.connection import WebsocketConnection
 from ..websocket.exceptions import check_close
 from . import messages
-from .backends import START, History, HistoryBackend, Outgoing, Position, make_backend
+from .backends import (
+    START,
+    Backend,
+    History,
+    HistoryBackend,
+    Outgoing,
+    Position,
+    make_backend,
+)
+from .backends.memory import MemoryBackend
 from .exceptions import BadEnvelope, BroadcastError
 from .forms import RAW, Form
 from .group import FanOut, Group, gap_in, to_message
@@ -75,32 +85,48 @@ class Groups:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """
-        Be connected to the broker: the lifespan of the groups.
+        Be connected to the broker: the lifespan of the groups, unless they are in memory.
 
         Raises:
             BroadcastError: If the broker refuses this application.
         """
-        settings = self.settings
+        backend = make_backend(self.settings)
+        await backend.start(self)
+        try:
+            self._begin(backend)
+            await self._presence.start(backend)
+            yield
+        finally:
+            await self._end()
+
+    def _begin(self, backend: Backend) -> None:
+        self._home = homes.home_here()
         self._numbering = Numbering()
         self._names = itertools.count(1)
+        self._groups.clear()
+        self._outboxes.clear()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._backend = make_backend(settings)
-        self._fan_out = FanOut(asyncio.get_running_loop())
-        await self._backend.start(self)
+        self._backend = backend
+        self._fan_out = FanOut(self._home.loop)
+        self._sender = Sender(backend, self.settings, self.counters)
+        self._presence = Presence(self, self._numbering.publisher)
+
+    def _begin_in_memory(self) -> None:
+        """Begin when first used, so that an application without groups does without a loop."""
+        backend = MemoryBackend(self.settings)
+        backend.attach(self)
+        self._begin(backend)
+        assert self._home is not None
+        self._home.endings.append(self._end)
+
+    async def _end(self) -> None:
         try:
-            self._sender = Sender(self._backend, settings, self.counters)
-            self._presence = Presence(self, self._numbering.publisher)
-            self._home = homes.home_here()
-            await self._presence.start(self._backend)
-            try:
-                yield
-            finally:
-                await self._presence.stop()
-                await self._sender.stop()
+            await self._presence.stop()
+            await self._sender.stop()
         finally:
             self._home = None
             for member in [each for group in self._groups.values() for each in group.members]:
-                member.close(1001, "")
+                member.close(CloseCode.GOING_AWAY, "")
             tasks = [*self._tasks, *(each.subscription for each in self._groups.values())]
             running = [task for task in tasks if task is not None]
             for task in running:
@@ -111,13 +137,23 @@ class Groups:
             await self._backend.stop()
 
     def _home_here(self) -> Home:
+        """Return the home on whose loop the groups are, wherever this is called."""
         home = self._home
-        if home is None and bridge.can_wait():
-            bridge.await_(asyncio.sleep(0))  # the first code that waits enters the lifespan
+        if home is None or not home.is_running():
+            on_loop = asyncio._get_running_loop() is not None
+            if self.settings.url == MEMORY and on_loop:
+                self._begin_in_memory()
+            elif bridge.can_wait():
+                bridge.await_(self._enter_here())
             home = self._home
         if home is None:
             raise RuntimeError(NOT_STARTED)
         return home
+
+    async def _enter_here(self) -> None:
+        """The first code that waits enters the lifespans; groups in memory have none."""
+        if self._home is None and self.settings.url == MEMORY:
+            self._begin_in_memory()
 
     def _check_on_loop(self) -> None:
         home = self._home_here()

@@ -114,11 +114,13 @@ class Presence:
 
     async def stop(self) -> None:
         """Tell the others that this worker ends."""
-        self._tell(self._all, {"bye": self.worker})
+        if self._tasks:
+            self._tell(self._all, {"bye": self.worker})
         tasks = [*self._tasks, *([self._draining] if self._draining else [])]
         for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks)
+        if tasks:
+            await asyncio.wait(tasks)
 
     async def _beat(self) -> None:
         while True:
@@ -164,6 +166,8 @@ class Presence:
         Raises:
             BroadcastError: If the broker cannot be reached.
         """
+        if not self._tasks:  # groups in memory: there are no others
+            return self._parts(group, what)
         number, asked = next(self._numbers), Asked()
         self._asked[number] = asked
         try:
@@ -185,7 +189,7 @@ class Presence:
             asked.changed.clear()
             await asked.changed.wait()
         young = NEW - (time.monotonic() - self._began)
-        if young > 0 and self._groups.settings.scheme != "memory":
+        if young > 0:
             await asyncio.sleep(young)
 
     def _workers(self) -> set[str]:
@@ -194,22 +198,7 @@ class Presence:
         return {*self._heard, self.worker}
 
     def _answer(self, question: dict[str, Any]) -> None:
-        groups, group = self._groups, question["group"]
-        parts: list[Any]
-        if question["what"] == "count":
-            parts = [groups.local_count(group)]
-        elif question["what"] == "members":
-            parts = _parts(groups.local_members(group))
-        else:
-            parts = [
-                {
-                    "id": self.worker,
-                    "host": socket.gethostname(),
-                    "pid": os.getpid(),
-                    "connections": len(sessions.open),
-                    "draining": sessions.draining,
-                }
-            ]
+        parts = self._parts(question["group"], question["what"])
         answer = {"answer": question["ask"], "by": self.worker, "of": len(parts)}
         for part in parts:
             if question["by"] == self.worker:
@@ -217,13 +206,29 @@ class Presence:
             else:
                 self._tell(self._channel(question["by"]), answer | {"value": part})
 
+    def _parts(self, group: str, what: Question) -> list[Any]:
+        """Return the answer of this worker, in parts that are small enough for every broker."""
+        if what == "count":
+            return [self._groups.local_count(group)]
+        if what == "members":
+            return _parts(self._groups.local_members(group))
+        return [
+            {
+                "id": self.worker,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "connections": len(sessions.open),
+                "draining": sessions.draining,
+            }
+        ]
+
     # Draining.
 
     async def drain(self, over: float, host: str | None) -> None:
         """Drain this worker, or those of a host."""
-        if host is None:
+        if host is None or (not self._tasks and host == socket.gethostname()):
             self._drain(over)
-        else:
+        elif self._tasks:
             await self._tell(self._all, {"drain": over, "host": host})
 
     def _drain(self, over: float) -> None:
@@ -232,7 +237,7 @@ class Presence:
 
 
 def _parts(infos: list[Any]) -> list[list[Any]]:
-    """Split infos into parts that are small enough for every broker."""
+    """Split infos into lists that are small enough for every broker."""
     parts: list[list[Any]] = [[]]
     size = 0
     for info in infos:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -35,7 +36,8 @@ class Publisher:
     Publishes to the groups of an application, from outside of it.
 
     Each call waits until the broker has the message. It connects when first needed, and again
-    when the connection is lost. May be used by several threads.
+    when the connection is lost. May be used by several threads, and by processes that are forked
+    later, such as Celery's: each has a connection of its own.
 
     Args:
         url: The application's ``aiopyramid.broadcast.url``.
@@ -70,9 +72,18 @@ class Publisher:
                 "alone: publishing from outside needs a broker"
             )
         self._settings = settings
+        self._start()
+
+    def _start(self) -> None:
+        self._process = os.getpid()
         self._numbering = Numbering()
         self._lock = threading.Lock()
-        self._connection = _connect(settings)
+        self._connection = _connect(self._settings)
+
+    def _start_after_fork(self) -> None:
+        if os.getpid() != self._process:
+            self._inherited = self._connection  # not to be closed, which its owner would notice
+            self._start()
 
     def __enter__(self) -> Publisher:
         return self
@@ -155,6 +166,7 @@ class Publisher:
         payload = messages.to_control({"drain": over, "host": host})
         envelope = Envelope("control", payload, self._numbering.publisher, 0, NOBODY)
         channel = messages.workers_channel(self._settings.prefix)
+        self._start_after_fork()
         with self._lock:
             self._connection.publish(Outgoing(channel, envelope.encode()))
 
@@ -175,6 +187,7 @@ class Publisher:
             self._send(group, kind, payload)  # what it raises, the transaction logs
 
     def _send(self, group: str, kind: Kind, payload: bytes) -> None:
+        self._start_after_fork()
         settings, control = self._settings, kind == "control"
         channel = messages.channel_of(settings.prefix, group)
         keep = 0 if control else settings.history_of(group)

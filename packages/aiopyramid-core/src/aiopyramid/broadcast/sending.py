@@ -127,14 +127,18 @@ class Sender:
 
     async def stop(self) -> None:
         """Send what waits, if the broker takes it in time; what is left has failed."""
+        idle = self._loop.create_task(self._idle.wait())
         try:
-            async with asyncio.timeout(self._settings.timeout):
-                await self._idle.wait()
-        except TimeoutError:
-            logger.error("%d messages did not reach the broker before the end", len(self._items))
+            # The task has ended if everything on this loop was cancelled.
+            both, timeout = (idle, self._task), self._settings.timeout
+            await asyncio.wait(both, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if self._items:
+                text = "%d messages did not reach the broker before the end"
+                logger.error(text, len(self._items))
         finally:
+            idle.cancel()
             self._task.cancel()
-            await asyncio.wait([self._task])
+            await asyncio.wait([idle, self._task])
             while self._items:
                 self._finish(self._items.popleft().publication, BroadcastError("the worker ends"))
 

@@ -34,9 +34,13 @@ class MemoryBackend:
         # The one that was published to last is the last one.
         self._logs: OrderedDict[str, Log] = OrderedDict()
 
+    def attach(self, receiver: Receiver) -> None:
+        """Begin to receive, without waiting."""
+        self._receiver = receiver
+
     async def start(self, receiver: Receiver) -> None:
         """Begin to receive."""
-        self._receiver = receiver
+        self.attach(receiver)
 
     async def stop(self) -> None:
         """Forget everything."""
