@@ -16,15 +16,25 @@ from aiopyramid.bridge import spawn_greenlet
 from aiopyramid.broadcast import groups as groups_module
 from aiopyramid.broadcast import groups_of
 from aiopyramid.broadcast.exceptions import BroadcastError
-from aiopyramid.broadcast.forms import RAW, TAGGED
+from aiopyramid.broadcast.forms import RAW, TAGGED, Raw
 from aiopyramid.broadcast.groups import Groups
 from aiopyramid.broadcast.messages import Envelope, Resync, channel_of
-from aiopyramid.broadcast.settings import BroadcastSettings
+from aiopyramid.broadcast.settings import BroadcastSettings, from_values
 from aiopyramid.lifespan import Lifespan
 from aiopyramid.testing import client
 from aiopyramid.websocket.exceptions import WebsocketClosed
 
 HISTORY = "kept:* = 3\n"
+
+
+class Telling(Raw):
+    """Text as it is, and gaps as text."""
+
+    def resync(self, resync):
+        return f"gap: {resync.reason}"
+
+
+TELLING = Telling()
 
 
 async def member(ws):
@@ -35,6 +45,8 @@ async def member(ws):
         options["last"] = int(query["last"])
     if "tagged" in query:
         options["form"] = TAGGED
+    elif "after" in query:
+        options["form"] = TELLING
     for group in query.getall("group"):
         await ws.request.groups.join(group, ws, **options)
     await ws.send("joined")
@@ -237,7 +249,7 @@ async def test_a_history_that_does_not_reach_back_is_a_gap(after):
                 assert [json.loads(await ws.receive())["data"] for _ in "345"] == ["3", "4", "5"]
         if after:
             async with c.websocket(f"/ws?group=kept:a&after={after}") as ws:
-                assert await closed(ws) == (1012, "messages are missing: history")
+                assert await ws.receive() == "gap: history"
 
 
 async def test_from_the_start_is_no_gap_while_everything_is_kept():
@@ -480,7 +492,7 @@ async def test_who_is_there():
         (lambda g, ws: g.join("a", ws, last=3), ValueError, "has no history"),
         (lambda g, ws: g.join("a", ws, after="x"), ValueError, "has no history"),
         (lambda g, ws: g.join("a", ws, info="x" * 2000), ValueError, "more than 1024 bytes"),
-        (lambda g, ws: g.join("a", ws, form=RAW), ValueError, "needs on_resync"),
+        (lambda g, ws: g.join("a", ws, form=RAW), ValueError, "overflow = drop_oldest needs on_re"),
         (lambda g, ws: g.close_connections("a", 1), ValueError, "1"),
         (lambda g, ws: g.count("\n"), ValueError, "cannot be the name"),
     ],
@@ -505,6 +517,44 @@ async def test_misuse_is_refused(call, error, text):
         found = await seen.get()
     assert isinstance(found, error), found
     assert text in str(found)
+
+
+async def test_where_a_client_goes_on_needs_a_form_that_tells_of_gaps():
+    groups = Groups(None, from_values({"history": HISTORY}))
+    with pytest.raises(ValueError, match="after needs on_resync, or a form that tells of gaps"):
+        groups._check_form("kept:a", RAW, "x.1")
+    groups._check_form("kept:a", RAW, None)
+    groups._check_form("kept:a", TAGGED, "x.1")
+
+
+async def test_plain_code_in_a_thread_can_leave():
+    left = asyncio.Event()
+
+    async def view(ws):
+        groups = ws.request.groups
+        await groups.join("a", ws)
+        await asyncio.to_thread(groups.leave, "a", ws)
+        await asyncio.sleep(0)
+        while groups._groups:
+            await asyncio.sleep(0)
+        left.set()
+
+    with Configurator() as config:
+        config.include("aiopyramid")
+        config.add_route("ws", "/ws")
+        config.add_websocket_view(view, route_name="ws")
+        app = config.make_wsgi_app()
+    async with client(app) as c, c.websocket("/ws"):
+        await left.wait()
+
+
+async def test_a_history_that_is_gone_is_a_gap_where_nothing_was_known():
+    app = make_app(history=HISTORY)
+    async with client(app) as c, c.websocket("/ws?group=kept:a&tagged=1") as ws:
+        await ws.receive()
+        await joined(ws)
+        groups_of(app.registry).resync(channel_of("aiopyramid", "kept:a"), "reconnect")
+        assert json.loads(await ws.receive()) == {"group": "kept:a", "resync": "reconnect"}
 
 
 async def test_what_is_not_ours_is_ignored(caplog):

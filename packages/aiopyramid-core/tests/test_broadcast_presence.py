@@ -126,6 +126,32 @@ async def test_a_new_worker_waits_for_those_that_it_may_not_know(new_worker, mon
     assert await two.count("a") == 1
 
 
+async def test_who_comes_while_others_are_asked_is_not_waited_for(new_worker, monkeypatch, caplog):
+    one, two = [await new_worker() for _ in range(2)]
+    await know_each_other(one, two)
+    ask = one._presence._tell
+
+    def tell(channel, values):
+        if "ask" in values:
+            one._presence.received({"hello": "new"})  # it has not heard the question
+        return ask(channel, values)
+
+    monkeypatch.setattr(one._presence, "_tell", tell)
+    assert await one.count("a") == 0
+    assert "new" in one._presence._workers()
+    assert "does not answer" not in caplog.text
+
+
+async def test_who_ends_while_others_are_asked_is_not_waited_for(new_worker, caplog):
+    one = await new_worker()
+    one._presence._heard["going"] = one._presence._began + 1e9
+    asking = asyncio.ensure_future(one.count("a"))
+    await until(lambda: one._presence._asked)
+    one._presence.received({"bye": "going"})
+    assert await asking == 0
+    assert "does not answer" not in caplog.text
+
+
 async def test_many_members_come_in_parts(new_worker):
     one, two = [await new_worker() for _ in range(2)]
     await know_each_other(one, two)

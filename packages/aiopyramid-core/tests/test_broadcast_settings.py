@@ -61,6 +61,7 @@ def test_a_wrong_url_is_shown_without_its_password():
         ("history", "chat = 0"),
         ("history", "chat = many"),
         ("history", "= 5"),
+        ("history", "a*b = 5"),
         ("history", {"a": True}),
         ("history", 5),
         ("history_age", 0),

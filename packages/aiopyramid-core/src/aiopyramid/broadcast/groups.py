@@ -280,6 +280,7 @@ class Groups:
     ) -> None:
         channel = messages.channel_of(self.settings.prefix, group)
         sequence, keep = 0, 0
+        self.counters.published += 1
         if kind != "control":
             sequence = self._numbering.next(group)
             keep = self.settings.history_of(group)
@@ -338,8 +339,8 @@ class Groups:
         if outbox is not None and group in outbox.members:
             outbox.members[group].info = info
             return
-        if self.settings.overflow != "close" and on_resync is None:
-            self._check_form(group, form)
+        if on_resync is None:
+            self._check_form(group, form, after)
         if outbox is None:
             name = f"{self._numbering.publisher}.{next(self._names)}"
             outbox = self._outboxes[ws] = Outbox(ws, name, self.settings, self.counters)
@@ -350,10 +351,17 @@ class Groups:
 
     def leave(self, group: str, ws: WebsocketConnection[Any, Any]) -> None:
         """
-        Let a connection get nothing more of a group. On the loop.
+        Let a connection get nothing more of a group. On the loop or in any thread.
 
         Connections that end leave their groups by themselves.
         """
+        home = self._home
+        if home is not None and asyncio._get_running_loop() is not home.loop:
+            home.call(self._leave, group, ws)
+        else:
+            self._leave(group, ws)
+
+    def _leave(self, group: str, ws: WebsocketConnection[Any, Any]) -> None:
         outbox = self._outboxes.get(ws)
         if outbox is not None and (member := outbox.members.pop(group, None)) is not None:
             self._remove(group, member)
@@ -400,11 +408,19 @@ class Groups:
                 f"group {group!r} has no history: name it in aiopyramid.broadcast.history"
             )
 
-    def _check_form(self, group: str, form: Form) -> None:
+    def _check_form(self, group: str, form: Form, after: str | None) -> None:
+        """Refuse what would close a connection again and again."""
+        overflow = self.settings.overflow
+        if overflow != "close":
+            needs = f"aiopyramid.broadcast.overflow = {overflow}"
+        elif after is not None:
+            needs = "after"
+        else:
+            return
         if form.resync(Resync(group, "overflow")) is None:
             raise ValueError(
-                f"aiopyramid.broadcast.overflow = {self.settings.overflow} needs on_resync, or a "
-                f"form that tells of gaps, such as TAGGED; {form!r} does not"
+                f"{needs} needs on_resync, or a form that tells of gaps, such as TAGGED; "
+                f"{form!r} does not"
             )
 
     async def _enter(self, member: Member, name: str, last: int, after: str | None) -> None:
@@ -578,7 +594,9 @@ class Groups:
                 text = "the history of %r cannot be read: %s; it is tried again"
                 logger.warning(text, group.name, exc)
                 history = await self._history_in_the_end(group.name, latest, 0)
-            if latest is None or gap_in(history, latest):
+            # Where nothing is known to have been, everything may have been lost.
+            unknown = latest is None or (latest == START and history.latest is None)
+            if latest is None or unknown or gap_in(history, latest):
                 group.add_gap(reason)
                 group.latest = history.latest
             for position, data in history.kept:

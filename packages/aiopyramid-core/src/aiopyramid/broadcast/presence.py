@@ -66,9 +66,15 @@ class Worker:
 
 
 class Asked:
-    """A question to all workers, and the answers so far."""
+    """
+    A question, and the answers so far.
 
-    def __init__(self) -> None:
+    Args:
+        workers: Those that are known. Others may answer as well.
+    """
+
+    def __init__(self, workers: set[str]) -> None:
+        self.workers = workers
         self.parts: dict[str, list[Any]] = {}
         self.complete: set[str] = set()
         self.changed = asyncio.Event()
@@ -142,7 +148,11 @@ class Presence:
                 self._tell(self._channel(worker), {"hello": self.worker})
         elif "bye" in values:
             self._heard.pop(values["bye"], None)
+            for asked in self._asked.values():
+                asked.workers.discard(values["bye"])
+                asked.changed.set()
         elif "answer" in values:
+            self._heard[values["by"]] = time.monotonic()
             asked = self._asked.get(values["answer"])
             if asked is not None:
                 asked.add(values["by"], values["value"], values["of"])
@@ -168,7 +178,7 @@ class Presence:
         """
         if not self._tasks:  # groups in memory: there are no others
             return self._parts(group, what)
-        number, asked = next(self._numbers), Asked()
+        number, asked = next(self._numbers), Asked(self._workers())
         self._asked[number] = asked
         try:
             await self._tell(
@@ -177,7 +187,7 @@ class Presence:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE):
                     await self._until_answered(asked)
-            for worker in self._workers() - asked.complete:
+            for worker in asked.workers - asked.complete:
                 logger.warning("worker %s does not answer", worker)
                 self._heard.pop(worker, None)  # until it is heard again
         finally:
@@ -185,7 +195,7 @@ class Presence:
         return [part for worker in asked.complete for part in asked.parts[worker]]
 
     async def _until_answered(self, asked: Asked) -> None:
-        while not self._workers() <= asked.complete:
+        while not asked.workers <= asked.complete:
             asked.changed.clear()
             await asked.changed.wait()
         young = NEW - (time.monotonic() - self._began)

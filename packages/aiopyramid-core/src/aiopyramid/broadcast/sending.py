@@ -114,7 +114,6 @@ class Sender:
             publication: What those who wait for it hold.
         """
         settings, size = self._settings, len(outgoing.data)
-        self._counters.published += 1
         size_left = settings.max_outgoing_size - self._size
         if len(self._items) >= settings.max_outgoing or size > size_left:
             self._finish(publication, BroadcastError("too many messages wait for the broker"))

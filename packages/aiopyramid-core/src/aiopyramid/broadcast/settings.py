@@ -61,7 +61,8 @@ def _history(value: Any) -> tuple[tuple[str, int], ...]:
         value = {name.strip(): count.strip() for name, count in lines}
     kept = []
     for name, count in dict(value).items():
-        check_group(name)
+        if "*" in check_group(name)[:-1]:
+            raise ValueError
         kept.append((name, _at_least(1)(count)))
     # The most exact one first.
     return tuple(sorted(kept, key=lambda item: (item[0].endswith("*"), -len(item[0]))))
@@ -84,7 +85,7 @@ class BroadcastSettings:
     #: Groups with a history: lines of ``name = count``, the number of messages that are kept. A
     #: name that ends with ``*`` stands for all groups that begin so.
     history: tuple[tuple[str, int], ...] = _setting(
-        _history, (), "lines of name = count, such as chat:* = 100"
+        _history, (), "lines of name = count, such as chat:* = 100, with * at the end only"
     )
     #: How long a history is kept after the group's last message.
     history_age: float = _setting(_seconds, 86400.0, "a number of seconds above 0, up to a year")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from ..settings import BroadcastSettings
 from . import Outgoing, Position
@@ -70,12 +70,17 @@ def split_sentinel_url(url: str) -> tuple[list[tuple[str, int]], str, dict[str, 
     """
     Read ``redis+sentinel://user:password@host:port,host:port/service/db?option=value``.
 
+    User and password are those of the server; the options ``sentinel_username`` and
+    ``sentinel_password`` are for the sentinels.
+
     Returns:
         The addresses of the sentinels, the name of the service, and options of its connections.
 
     Raises:
         ValueError: If the service is missing, or a port is no number.
     """
+    from redis.connection import parse_url
+
     parts = urlsplit(url)
     credentials, _, hosts = parts.netloc.rpartition("@")
     service, _, database = parts.path.strip("/").partition("/")
@@ -85,7 +90,8 @@ def split_sentinel_url(url: str) -> tuple[list[tuple[str, int]], str, dict[str, 
     for host in hosts.split(","):
         name, _, port = host.rpartition(":") if ":" in host else (host, "", "26379")
         addresses.append((name.strip("[]"), int(port)))
-    options: dict[str, Any] = dict(parse_qsl(parts.query))
+    options: dict[str, Any] = parse_url(f"redis://x?{parts.query}")
+    del options["host"]
     user, _, password = credentials.partition(":")
     if user:
         options["username"] = unquote(user)
@@ -127,12 +133,18 @@ def make_sentinel(factory: Any, settings: BroadcastSettings, options: Mapping[st
     """
     addresses, service, given = split_sentinel_url(settings.url)
     tls = settings.scheme.startswith("rediss")
+    access = {
+        name: given.pop(f"sentinel_{name}")
+        for name in ("username", "password")
+        if f"sentinel_{name}" in given
+    }
     sentinel = factory(
         addresses,
         sentinel_kwargs={
             "socket_timeout": settings.timeout,
             "ssl": tls,
             "retry": options["retry"],  # another sentinel is asked instead
+            **access,
         },
         ssl=tls,
         **{**given, **options},
