@@ -148,9 +148,9 @@ class Presence:
                 self._tell(self._channel(worker), {"hello": self.worker})
         elif "bye" in values:
             self._heard.pop(values["bye"], None)
-            for asked in self._asked.values():
-                asked.workers.discard(values["bye"])
-                asked.changed.set()
+            for each in self._asked.values():
+                each.workers.discard(values["bye"])
+                each.changed.set()
         elif "answer" in values:
             self._heard[values["by"]] = time.monotonic()
             asked = self._asked.get(values["answer"])

@@ -79,8 +79,9 @@ def split_sentinel_url(url: str) -> tuple[list[tuple[str, int]], str, dict[str, 
     Raises:
         ValueError: If the service is missing, or a port is no number.
     """
-    from redis.connection import parse_url
+    from redis import connection
 
+    parse_url: Any = connection.parse_url  # turns options into what they are
     parts = urlsplit(url)
     credentials, _, hosts = parts.netloc.rpartition("@")
     service, _, database = parts.path.strip("/").partition("/")
