@@ -137,7 +137,7 @@ class Load:
     async def more(self, count: int = 30) -> None:
         """Wait until so many more have been published."""
         goal = len(self.published) + count
-        async with asyncio.timeout(2 * PATIENCE):
+        async with asyncio.timeout(4 * PATIENCE):
             while len(self.published) < goal:
                 await asyncio.sleep(0.02)
 
@@ -225,6 +225,7 @@ def assert_whole(client: Client, load: Load, order: list[str]) -> None:
     assert [text for _, text in client.kept] == order[-len(client.kept) :]
 
 
+@pytest.mark.timeout(900)
 async def test_nothing_is_lost_unnoticed_whatever_fails(
     launch: Callable[..., Server], redis: RedisServer
 ) -> None:
@@ -239,7 +240,7 @@ async def test_nothing_is_lost_unnoticed_whatever_fails(
             for client in clients:
                 tasks.create_task(client.run())
             for client in clients:
-                async with asyncio.timeout(2 * PATIENCE):
+                async with asyncio.timeout(4 * PATIENCE):
                     await client.joined.wait()
             load.begin(tasks)
             await load.more()

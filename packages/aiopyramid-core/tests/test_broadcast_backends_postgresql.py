@@ -79,6 +79,22 @@ async def test_what_others_notify_is_ignored(database, caplog):
     assert "is ignored" in caplog.text
 
 
+async def test_a_fault_ends_nothing(database, caplog):
+    async with Started(database.url()) as (backend, received):
+        take = received.received
+
+        def fail(channel, data):
+            take(channel, data)
+            if data == b"fails":
+                raise ArithmeticError("a fault")
+
+        received.received = fail
+        await backend.subscribe("a")
+        await backend.publish([Outgoing("a", b"fails"), Outgoing("a", b"end")])
+        await received.until(messages=2)
+    assert caplog.text.count("ArithmeticError: a fault") == 1
+
+
 async def test_connections_that_are_cut_are_made_again_and_the_gap_told(database, caplog):
     async with Started(database.url()) as (backend, received):
         await backend.subscribe("a")

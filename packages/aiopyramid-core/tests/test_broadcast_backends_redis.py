@@ -155,6 +155,27 @@ async def test_users_and_passwords(server):
         await received.until(messages=1)
 
 
+async def test_what_others_publish_ends_nothing(server, caplog):
+    async with Started(server.url) as (backend, received):
+        await backend.subscribe("a")
+        for data in (b"#\xff\n", b"#", b"#e.1\nx"):
+            await backend.publish([Outgoing("a", data)])
+        await received.until(messages=3)
+        assert [data for _, data in received.messages] == [b"", b"", b"x"]
+        assert received.positions == [None, None, Position("e", 1)]
+        take = received.received
+
+        def fail(channel, data, position):
+            take(channel, data, position)
+            if data == b"fails":
+                raise ArithmeticError("a fault")
+
+        received.received = fail
+        await backend.publish([Outgoing("a", b"fails"), Outgoing("a", b"end")])
+        await received.until(messages=5)
+    assert caplog.text.count("ArithmeticError: a fault") == 1
+
+
 async def test_what_the_server_refuses_fails_alone(server):
     server.query("acl", "setuser", "some", "on", "nopass", "&a", "~*", "+@all")
     url = f"redis://some:x@127.0.0.1:{server.port}/0"

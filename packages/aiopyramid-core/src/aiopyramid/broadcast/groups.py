@@ -152,7 +152,7 @@ class Groups:
 
     async def _enter_here(self) -> None:
         """The first code that waits enters the lifespans; groups in memory have none."""
-        if self._home is None and self.settings.url == MEMORY:
+        if self.settings.url == MEMORY and self._home is not homes.home_here():
             self._begin_in_memory()
 
     def _check_on_loop(self) -> None:

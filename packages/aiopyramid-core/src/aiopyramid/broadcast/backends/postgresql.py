@@ -174,7 +174,10 @@ class PostgresqlBackend:
         except ValueError:
             logger.warning("what came by %r is ignored: %.80r", channel, text)
             return
-        self._receiver.received(channel, data)
+        try:
+            self._receiver.received(channel, data)
+        except Exception:
+            logger.exception("what came by %r cannot be handled: %.200r", channel, text)
 
     async def _listen_again(
         self, connection: psycopg.AsyncConnection[Any], channels: dict[str, str]

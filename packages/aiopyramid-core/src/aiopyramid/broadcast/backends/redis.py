@@ -95,7 +95,10 @@ class Link:
             except (RedisError, OSError) as exc:
                 return exc
             self.heard = clock()
-            self._take(reply)
+            try:
+                self._take(reply)
+            except Exception:
+                logger.exception("what came from Redis cannot be handled: %.200r", reply)
             count += 1
             if count % BUDGET == 0:
                 await asyncio.sleep(0)
@@ -251,7 +254,7 @@ class RedisBackend:
         position = None
         if data.startswith(NUMBERED):
             line, _, data = data.partition(b"\n")
-            position = Position.parse(line[1:].decode())
+            position = Position.parse(line[1:].decode(errors="replace"))
         self._receiver.received(channel, data, position)
 
     def _tell(self, channel: str, reason: Reason) -> None:
