@@ -42,13 +42,14 @@ class RedisServer:
         self.start()
 
     @classmethod
-    def with_tls(cls, executable: str) -> RedisServer:
+    def with_tls(cls, executable: str, *others: str) -> RedisServer:
         """Run a server that speaks TLS as well, on `tls_port`."""
         files = make_certificate(Path(tempfile.mkdtemp(prefix="redis-tls-")))
         port = reserve_port()
         options = ["--tls-port", str(port), "--tls-auth-clients", "no"]
         options += ["--tls-cert-file", str(files["cert"]), "--tls-key-file", str(files["key"])]
-        server = cls(executable, *options, "--tls-ca-cert-file", str(files["cert"]))
+        options += ["--tls-ca-cert-file", str(files["cert"]), *others]
+        server = cls(executable, *options)
         server.tls_port, server.certificate = port, files["cert"]
         return server
 

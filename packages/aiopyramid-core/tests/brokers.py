@@ -45,7 +45,7 @@ def _helpers() -> None:
         sys.path.append(str(INTEGRATION_TESTS))
 
 
-def run_redis() -> Iterator[object]:
+def run_redis(*options: str) -> Iterator[object]:
     """Run a Redis, or skip."""
     _helpers()
     import redis_server
@@ -53,7 +53,7 @@ def run_redis() -> Iterator[object]:
     executable = redis_server.executable()
     if executable is None:
         pytest.skip(redis_server.NEEDS)
-    server = redis_server.RedisServer.with_tls(executable)
+    server = redis_server.RedisServer.with_tls(executable, *options)
     yield server
     server.stop()
 

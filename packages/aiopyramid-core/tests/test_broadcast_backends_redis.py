@@ -12,6 +12,7 @@ from brokers import Received, run_redis, run_sentinel
 from aiopyramid.broadcast.backends import History, Outgoing, Position
 from aiopyramid.broadcast.backends.redis import RedisBackend
 from aiopyramid.broadcast.exceptions import BroadcastError, BrokerUnavailable
+from aiopyramid.broadcast.group import gap_in
 from aiopyramid.broadcast.settings import from_values
 
 run = pytest.fixture(scope="module")(run_redis)
@@ -25,6 +26,11 @@ def server(run):
     run.query("flushall")
     yield run
     run.go_on()
+
+
+@pytest.fixture
+def kept_server():
+    yield from run_redis("--appendonly", "yes", "--appendfsync", "always")
 
 
 @pytest.fixture
@@ -236,6 +242,41 @@ async def test_a_history_is_numbered_and_kept(server):
         assert await backend.history("a", Position(epoch, 4), 0) == History(kept[2:], latest)
         assert await backend.history("a", Position("other", 4), 0) == History(kept, latest)
         assert 0 < int(server.query("pttl", "{a}:history")) <= 86_400_000
+
+
+async def test_a_server_that_has_begun_anew_uses_no_number_again(kept_server):
+    server = kept_server
+    async with Started(server.url) as (backend, received):
+        await backend.subscribe("a")
+        await backend.publish([Outgoing("a", b"%d" % n, 9) for n in (1, 2, 3)])
+        await received.until(messages=3)
+        epoch = received.positions[0].epoch
+        before = await backend.history("a", Position(epoch, 3), 0)
+        server.kill()
+        server.start()
+        await received.until(gaps=1)
+        assert await backend.history("a", Position(epoch, 3), 0) == before
+        await backend.publish([Outgoing("a", b"%d" % n, 9) for n in (4, 5)])
+        await received.until(messages=5)
+        assert [each.number for each in received.positions] == [1, 2, 3, 1_000_004, 1_000_005]
+        history = await backend.history("a", Position(epoch, 3), 0)
+        assert [data for _, data in history.kept] == [b"4", b"5"]
+        assert not gap_in(before, Position(epoch, 3))
+        assert not gap_in(history, Position(epoch, 3))
+        # Where the server has lost the message after the third.
+        assert gap_in(await backend.history("a", Position(epoch, 4), 0), Position(epoch, 4))
+
+
+async def test_without_the_right_to_ask_for_the_server_there_are_histories_as_well(server):
+    server.query("acl", "setuser", "few", "on", "nopass", "&*", "~*", "+@all", "-info")
+    url = f"redis://few:x@127.0.0.1:{server.port}/0"
+    async with Started(url) as (backend, _):
+        assert await backend.publish([Outgoing("a", b"x", 2)] * 2) == [None, None]
+        assert (await backend.history("a", None, 2)).latest.number == 2
+        async with Started(server.url) as (other, _):  # which may ask
+            for each in (other, backend, other):
+                assert await each.publish([Outgoing("a", b"x", 2)]) == [None]
+        assert (await backend.history("a", None, 2)).latest.number == 5
 
 
 async def test_a_history_that_was_evicted_begins_anew(server):

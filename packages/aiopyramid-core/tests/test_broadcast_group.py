@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from aiopyramid.broadcast import group as group_module
-from aiopyramid.broadcast.backends import START, History, Position
+from aiopyramid.broadcast.backends import START, History, Jump, Position
 from aiopyramid.broadcast.group import (
     MAX_BACKLOG,
     MAX_BATCH,
@@ -150,6 +150,13 @@ def test_a_history_reaches_back_or_not(kept, latest, after, gap):
     position = None if latest is None else Position("e", latest)
     history = History([(Position("e", n), b"") for n in kept], position)
     assert gap_in(history, after) is gap
+
+
+@pytest.mark.parametrize(("number", "gap"), [(6, True), (7, False), (8, True), (100, False)])
+def test_a_jump_is_no_gap_for_who_was_at_its_begin(number, gap):
+    kept = [(Position("e", n), b"") for n in (101, 102)]
+    history = History(kept, Position("e", 102), Jump(7, 101))
+    assert gap_in(history, Position("e", number)) is gap
 
 
 def test_messages_are_made_of_envelopes():

@@ -230,7 +230,7 @@ def gap_in(history: History, after: Position) -> bool:
     if latest.epoch != after.epoch:
         return after != START or not history.kept or history.kept[0][0].number != 1
     first = history.kept[0][0].number if history.kept else latest.number + 1
-    return first != after.number + 1
+    return first != after.number + 1 and (after.number, first) != history.jump
 
 
 class FanOut:

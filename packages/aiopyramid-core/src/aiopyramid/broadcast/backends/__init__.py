@@ -44,11 +44,19 @@ class Outgoing(NamedTuple):
     keep: int = 0
 
 
+class Jump(NamedTuple):
+    """A place where numbers are left out, though no message is missing that the broker knows of."""
+
+    last: int
+    first: int
+
+
 class History(NamedTuple):
-    """The messages that a channel has kept, in order, and the position of the latest."""
+    """The messages that a channel has kept, in order; the position of the latest; the last jump."""
 
     kept: Sequence[tuple[Position, bytes]]
     latest: Position | None
+    jump: Jump | None = None
 
 
 class Receiver(Protocol):

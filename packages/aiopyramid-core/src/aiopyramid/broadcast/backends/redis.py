@@ -25,7 +25,7 @@ from redis.exceptions import (
 from ..exceptions import BroadcastError, BrokerUnavailable
 from ..messages import Reason
 from ..settings import BroadcastSettings, hide_password
-from . import History, Outgoing, Position, Receiver
+from . import History, Jump, Outgoing, Position, Receiver
 from .redis_commands import (
     NUMBERED,
     check_url,
@@ -313,7 +313,8 @@ class RedisBackend:
         ]
         if after is None:
             kept = kept[::-1]
-        return History(kept, latest)
+        jump = None if reply[3] is None else Jump(*map(int, reply[3].split()))
+        return History(kept, latest, jump)
 
     async def _ask(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """

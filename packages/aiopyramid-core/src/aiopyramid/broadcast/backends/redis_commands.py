@@ -13,35 +13,47 @@ from . import Outgoing, Position
 NUMBERED = b"#"
 """Before a message with a position."""
 
-# One number for each message, without a gap, and the message goes out in their order.
+# One number for each message, without a gap, and the message goes out in their order. A server that
+# has begun anew, or another one in its place, may have forgotten messages: it must not use their
+# numbers again. So it jumps, and tells from where to where.
 KEEP = """
-local number = redis.call('HINCRBY', KEYS[2], 'number', 1)
-if number == 1 then
+local run = redis.pcall('INFO', 'server')
+run = type(run) == 'string' and string.match(run, 'run_id:(%w+)') or ''
+local known = redis.call('HMGET', KEYS[2], 'epoch', 'run', 'number')
+if not known[1] then
   redis.call('DEL', KEYS[1])
-  redis.call('HSET', KEYS[2], 'epoch', ARGV[4])
+  redis.call('HSET', KEYS[2], 'epoch', ARGV[4], 'run', run)
+  known[1] = ARGV[4]
+elseif run ~= '' and known[2] ~= run then
+  redis.call('HSET', KEYS[2], 'run', run)
+  if known[2] ~= '' then
+    local first = redis.call('HINCRBY', KEYS[2], 'number', 1000000) + 1
+    redis.call('HSET', KEYS[2], 'jump', known[3] .. ' ' .. first)
+  end
 end
-local position = redis.call('HGET', KEYS[2], 'epoch') .. '.' .. number
-redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[2], number .. '-0', 'm', ARGV[1])
+local number = redis.call('HINCRBY', KEYS[2], 'number', 1)
+local position = known[1] .. '.' .. string.format('%.0f', number)
+redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[2], string.format('%.0f-0', number), 'm', ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 redis.call('PUBLISH', ARGV[5], '#' .. position .. '\\n' .. ARGV[1])
 return position
 """
 
-# What is kept, and the position of the latest, at one moment.
+# What is kept, the position of the latest, and the last jump, at one moment.
 READ = """
-local position = redis.call('HMGET', KEYS[2], 'epoch', 'number')
-if not position[1] then return {false, false, {}} end
+local position = redis.call('HMGET', KEYS[2], 'epoch', 'number', 'jump')
 local kept
-if ARGV[1] == '' then
-  if ARGV[3] == '0' then return {position[1], position[2], {}} end
+if not position[1] or (ARGV[1] == '' and ARGV[3] == '0') then
+  kept = {}
+elseif ARGV[1] == '' then
   kept = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', ARGV[3])
 elseif ARGV[1] == position[1] then
   kept = redis.call('XRANGE', KEYS[1], '(' .. ARGV[2] .. '-0', '+')
 else
   kept = redis.call('XRANGE', KEYS[1], '-', '+')
 end
-return {position[1], position[2], kept}
+return {position[1], position[2], kept, position[3]}
 """
 
 
