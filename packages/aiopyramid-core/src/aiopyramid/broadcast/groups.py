@@ -109,7 +109,7 @@ class Groups:
         self._backend = backend
         self._fan_out = FanOut(self._home.loop)
         self._sender = Sender(backend, self.settings, self.counters)
-        self._presence = Presence(self, self._numbering.publisher)
+        self._presence = Presence(self, self._numbering.publisher, self._sender)
 
     def _begin_in_memory(self) -> None:
         """Begin when first used, so that an application without groups does without a loop."""

@@ -166,10 +166,10 @@ class Outbox:
 
     __slots__ = (
         "_count",
-        "_counters",
         "_settings",
         "_size",
         "_waiting",
+        "counters",
         "members",
         "name",
         "window_bits",
@@ -190,7 +190,7 @@ class Outbox:
         #: How frames are compressed that it shares with others.
         self.window_bits = ws.protocol.judge.forget_context()
         self._settings = settings
-        self._counters = counters
+        self.counters = counters
         self._waiting: deque[Waiting] = deque()
         self._count = self._size = 0  # of the messages that wait
         ws.protocol.writer.resumed = self._flush
@@ -203,7 +203,7 @@ class Outbox:
         if protocol.writer.writable is None and not self._waiting:
             protocol.messages_sent += count
             protocol.writer.write_shared(frames)
-            self._counters.delivered += count
+            self.counters.delivered += count
         elif self._make_room(member, count):
             member.has_gap = False
             self._waiting.append(Waiting(member, frames, count))
@@ -221,11 +221,11 @@ class Outbox:
         settings = self._settings
         while self._count >= settings.max_queue or self._size >= settings.max_queue_size:
             if settings.overflow == "close":
-                self._counters.closed += 1
+                self.counters.closed += 1
                 self.ws.close_nowait(CloseCode.TRY_AGAIN_LATER, "messages are read too slowly")
                 return False
             if settings.overflow == "drop_newest":
-                self._counters.dropped += count
+                self.counters.dropped += count
                 if not member.has_gap:
                     member.has_gap = True
                     self.tell(member, Resync(member.group, "overflow"))
@@ -239,7 +239,7 @@ class Outbox:
             gaps.append(item)
         self._count -= item.messages
         self._size -= len(item.frames)
-        self._counters.dropped += item.messages
+        self.counters.dropped += item.messages
         if not any(gap.member is item.member for gap in gaps):
             gaps.append(Waiting(item.member, b"", 0, Resync(item.member.group, "overflow")))
         self._waiting.extendleft(reversed(gaps))
@@ -255,7 +255,7 @@ class Outbox:
             self._size -= len(frames)
             protocol.messages_sent += count
             protocol.writer.write_shared(frames)
-            self._counters.delivered += count
+            self.counters.delivered += count
 
     def clear(self) -> None:
         """Forget what waits: the connection ends."""
@@ -309,7 +309,7 @@ class ConnectionMember(Member):
     def told(self, resync: Resync) -> None:
         """Tell of a gap now."""
         outbox = self.outbox
-        outbox._counters.resyncs += 1
+        outbox.counters.resyncs += 1
         data = self.form.resync(resync)
         if data is not None:
             outbox.ws.protocol.writer.write_shared(encode(data, outbox.window_bits))

@@ -21,7 +21,7 @@ from ..websocket.sessions import sessions
 from . import messages
 from .backends import Backend, Outgoing
 from .messages import NOBODY, Envelope
-from .sending import Publication
+from .sending import Publication, Sender
 
 if TYPE_CHECKING:
     from .groups import Groups
@@ -95,11 +95,13 @@ class Presence:
     Args:
         groups: The groups of this worker.
         worker: Its name.
+        sender: What sends to the others.
     """
 
-    def __init__(self, groups: Groups, worker: str) -> None:
+    def __init__(self, groups: Groups, worker: str, sender: Sender) -> None:
         self.worker = worker
         self._groups = groups
+        self._sender = sender
         prefix = groups.settings.prefix
         self._all = messages.workers_channel(prefix)
         self._own = messages.worker_channel(prefix, worker)
@@ -136,7 +138,7 @@ class Presence:
     def _tell(self, channel: str, values: dict[str, Any]) -> Publication:
         publication = Publication()
         envelope = Envelope("control", messages.to_control(values), self.worker, 0, NOBODY)
-        self._groups._sender.add(Outgoing(channel, envelope.encode()), publication)
+        self._sender.add(Outgoing(channel, envelope.encode()), publication)
         return publication
 
     def received(self, values: dict[str, Any]) -> None:
