@@ -439,6 +439,35 @@ async def test_a_view_listens():
     assert seen == [("a", "1", None), ("a", '{"n": 2}', None)]
 
 
+async def test_who_does_not_wait_to_have_joined_is_no_member():
+    groups = Groups(None, BroadcastSettings())
+    groups.publish("a", "begin")
+
+    async def never(channel):
+        await asyncio.Event().wait()
+
+    groups._backend.subscribe = never
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(groups.listen("a"), 0.01)
+    assert groups.local_count("a") == 0
+
+    async def view(ws):
+        groups = ws.request.groups
+        groups.publish("a", "begin")
+        groups._backend.subscribe = never
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(groups.join("a", ws), 0.01)
+        await ws.send_json(groups.local_count("a"))
+
+    with Configurator() as config:
+        config.include("aiopyramid")
+        config.add_route("ws", "/ws")
+        config.add_websocket_view(view, route_name="ws")
+        app = config.make_wsgi_app()
+    async with client(app) as c, c.websocket("/ws") as ws:
+        assert await ws.receive_json() == 0
+
+
 async def test_all_connections_of_a_group_can_be_closed():
     async def logout(request):
         await request.groups.publish("user:1", "goodbye")

@@ -347,7 +347,11 @@ class Groups:
             ws.add_ending(lambda: self._forget(ws))
         member = ConnectionMember(group, outbox, form, on_resync, info)
         outbox.members[group] = member
-        await self._enter(member, group, last, after)
+        try:
+            await self._enter(member, group, last, after)
+        except BaseException:
+            self._leave(group, ws)  # or it would wait for its history for ever
+            raise
 
     def leave(self, group: str, ws: WebsocketConnection[Any, Any]) -> None:
         """
@@ -395,7 +399,11 @@ class Groups:
             self._remove(group, listener)
 
         listener = Listener(group, name, self.settings, self.counters, info, leave)
-        await self._enter(listener, group, last, after)
+        try:
+            await self._enter(listener, group, last, after)
+        except BaseException:
+            listener.close()  # nobody else holds it
+            raise
         return listener
 
     def _check_info(self, info: Any) -> None:
