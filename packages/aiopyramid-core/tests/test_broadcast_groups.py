@@ -15,6 +15,7 @@ from aiopyramid import homes
 from aiopyramid.bridge import spawn_greenlet
 from aiopyramid.broadcast import groups as groups_module
 from aiopyramid.broadcast import groups_of
+from aiopyramid.broadcast.backends import Position
 from aiopyramid.broadcast.exceptions import BroadcastError
 from aiopyramid.broadcast.forms import RAW, TAGGED, Raw
 from aiopyramid.broadcast.groups import Groups
@@ -575,6 +576,23 @@ async def test_plain_code_in_a_thread_can_leave():
         app = config.make_wsgi_app()
     async with client(app) as c, c.websocket("/ws"):
         await left.wait()
+
+
+async def test_what_is_not_ours_in_a_history_is_ignored(caplog):
+    app = make_app(history=HISTORY)
+    async with client(app) as c:
+        await c.get("/publish?group=kept:a&text=1")
+        groups = groups_of(app.registry)
+        log = groups._backend._logs[channel_of("aiopyramid", "kept:a")]
+        log.kept.append((Position(log.epoch, 2), b"rubbish"))
+        log.number = 2
+        async with c.websocket("/ws?group=kept:a&last=5") as ws:
+            assert [await ws.receive() for _ in range(2)] == ["1", "joined"]
+            groups._groups["kept:a"].latest = Position(log.epoch, 1)
+            groups.resync(channel_of("aiopyramid", "kept:a"), "reconnect")
+            await c.get("/publish?group=kept:a&text=3")
+            assert await ws.receive() == "3"
+    assert "a message of a history is ignored" in caplog.text
 
 
 async def test_a_history_that_is_gone_is_a_gap_where_nothing_was_known():

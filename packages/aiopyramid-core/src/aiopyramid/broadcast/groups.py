@@ -14,7 +14,7 @@ import contextlib
 import itertools
 import logging
 import random
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from typing import Any
 
 from pyramid.renderers import RendererHelper
@@ -467,7 +467,7 @@ class Groups:
 
     def _release(self, member: Member, name: str, after: Position | None, history: History) -> None:
         gap = after is not None and gap_in(history, after)
-        kept = [to_message(name, messages.decode(data), where) for where, data in history.kept]
+        kept = [to_message(name, envelope, where) for envelope, where in _decoded(history)]
         told = Resync(name, "history") if gap else None
         member.release(name, kept, told, history.latest or START)
 
@@ -607,8 +607,8 @@ class Groups:
             if latest is None or unknown or gap_in(history, latest):
                 group.add_gap(reason)
                 group.latest = history.latest
-            for position, data in history.kept:
-                group.add(messages.decode(data), position)
+            for envelope, position in _decoded(history):
+                group.add(envelope, position)
         for envelope, position in group.end_filling():
             self._take(group, envelope, position)
         self._fan_out.add(group)
@@ -675,3 +675,11 @@ class Groups:
         """
         self._check_on_loop()
         await self._presence.drain(over, host)
+
+
+def _decoded(history: History) -> Iterator[tuple[Envelope, Position]]:
+    for position, data in history.kept:
+        try:
+            yield messages.decode(data), position
+        except BadEnvelope as exc:
+            logger.warning("a message of a history is ignored: %s", exc)
