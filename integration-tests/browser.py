@@ -1,37 +1,62 @@
-"""A real browser: Debian's chromium, without a window."""
+"""A real browser, Debian's chromium without a window, driven by Selenium."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
-NEEDS = "needs Debian's package chromium"
+from harness import PATIENCE
+from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+from selenium.webdriver.support.wait import WebDriverWait
+
+NEEDS = "needs Debian's packages chromium and chromium-driver"
 
 
-def executable() -> str | None:
-    """Return the path of the browser, or None if it is not installed."""
-    return shutil.which("chromium")
+def is_installed() -> bool:
+    """Tell whether there is a browser, and what drives it."""
+    return bool(shutil.which("chromium") and shutil.which("chromedriver"))
 
 
 @contextlib.contextmanager
-def open_page(url: str, profile: Path) -> Iterator[subprocess.Popen[bytes]]:
+def open_browser(folder: Path) -> Iterator[Chrome]:
     """
-    Show a page, whose scripts run until the block ends.
+    Run a browser, with one empty tab, until the block ends.
 
     Args:
-        url: The page.
-        profile: A folder for what the browser keeps.
+        folder: For what the browser keeps, and its log; none else may use it. It is made.
     """
-    command = [executable() or "chromium", "--headless", "--disable-gpu", "--no-sandbox"]
-    command += ["--no-first-run", "--disable-background-networking", "--disable-dev-shm-usage"]
-    command += [f"--user-data-dir={profile}", "--remote-debugging-port=0", url]
-    with (profile / "browser.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        try:
-            yield process
-        finally:
-            process.terminate()
-            process.wait(10)
+    folder.mkdir(exist_ok=True)
+    options = ChromeOptions()
+    # Both paths are given, or Selenium would look for them on the net.
+    options.binary_location = shutil.which("chromium") or "chromium"
+    for argument in (
+        "--headless",
+        "--no-sandbox",  # which root cannot have
+        "--disable-dev-shm-usage",  # small in containers
+        f"--user-data-dir={folder}",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = ChromeService(
+        shutil.which("chromedriver"), log_output=str(folder / "chromedriver.log")
+    )
+    # Selenium speaks HTTP with the driver, and would ask a proxy of the environment for that.
+    with (
+        mock.patch.dict(os.environ, no_proxy="localhost,127.0.0.1"),
+        Chrome(options, service) as driver,
+    ):
+        driver.set_page_load_timeout(PATIENCE)
+        driver.set_script_timeout(PATIENCE)
+        yield driver
+
+
+def until(driver: Chrome, expression: str) -> Any:
+    """Wait until JavaScript gives something true in the tab that is shown, and return that."""
+    return WebDriverWait(driver, PATIENCE, poll_frequency=0.02).until(
+        lambda driver: driver.execute_script(f"return {expression}"), expression
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import sys
@@ -12,9 +13,9 @@ from typing import Any
 
 import browser
 import pytest
-from devtools import open_page
 from harness import HERE, Server, UWSGILoopServer, reserve_port
 from redis_server import RedisServer
+from selenium.webdriver.common.by import By
 
 ROOT = HERE.parent
 
@@ -158,37 +159,43 @@ def test_with_redis_there_is_one_chat_in_two_workers(
 def test_the_page_shows_what_was_said_while_the_server_restarted(
     start: Callable[..., Server], redis: RedisServer, tmp_path: Path
 ) -> None:
-    if browser.executable() is None:
+    if not browser.is_installed():
         pytest.skip(browser.NEEDS)
     server = start(redis)
-    with open_page(f"{server.url}/", tmp_path) as page, ExitStack() as stack:
+    with browser.open_browser(tmp_path / "browser") as page, ExitStack() as stack:
+        page.get(f"{server.url}/")
+
+        find, find_all = (
+            functools.partial(find, By.CSS_SELECTOR)
+            for find in (page.find_element, page.find_elements)
+        )
 
         def shown() -> list[str]:
-            return page.run("[...document.querySelectorAll('#log li span')].map(e => e.innerText)")
+            return [span.text for span in find_all("#log li span")]
 
         def say(text: str) -> None:
-            page.run(f"document.querySelector('#text').value = {text!r}")
-            page.run("document.querySelector('#say button').click()")
+            find("#text").send_keys(text)
+            find("#say button").click()
 
         is_open = "document.querySelector('#state').innerText === 'Connected'"
-        page.until(is_open)
-        page.until("document.querySelector('#members').innerText.startsWith('Here: Guest ')")
-        assert page.run("document.querySelector('#tabs').innerText") == "1 tab open"
+        browser.until(page, is_open)
+        browser.until(page, "document.querySelector('#members').innerText.startsWith('Here: G')")
+        assert find("#tabs").text == "1 tab open"
         say("one")
-        page.until("document.querySelector('#log .own') !== null")
+        browser.until(page, "document.querySelector('#log .own') !== null")
         server.signal(signal.SIGHUP)
-        page.until("document.querySelector('#log .gap') !== null")
-        page.until(is_open)
+        browser.until(page, "document.querySelector('#log .gap') !== null")
+        browser.until(page, is_open)
         bob = Tab(stack, server, "name=Bob")
         assert bob.until("message")["text"] == "one"
         bob.send(type="say", text="two")
-        page.until("document.querySelectorAll('#log li span').length >= 2")
-        page.until("document.querySelector('#members').innerText.includes('Bob')")
+        browser.until(page, "document.querySelectorAll('#log li span').length >= 2")
+        browser.until(page, "document.querySelector('#members').innerText.includes('Bob')")
         say("three")
         bob.until("message", text="three")
-        page.until("document.querySelectorAll('#log .own').length === 2")
+        browser.until(page, "document.querySelectorAll('#log .own').length === 2")
         assert shown() == ["one", "two", "three"]
-        page.run("document.querySelector('#start').click()")
-        page.until("document.querySelector('#meanwhile').innerText.startsWith('Slowest')")
-        page.run("document.querySelector('#follow').click()")
-        page.until("document.querySelectorAll('#steps dt').length >= 5")
+        find("#start").click()
+        browser.until(page, "document.querySelector('#meanwhile').innerText.startsWith('Slowest')")
+        find("#follow").click()
+        browser.until(page, "document.querySelectorAll('#steps dt').length >= 5")

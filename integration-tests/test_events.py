@@ -231,10 +231,11 @@ def test_the_end_of_the_server_ends_the_events(
 
 @pytest.fixture
 def page(launch: Callable[..., Server], variant: str, tmp_path: Path) -> Iterator[Server]:
-    if browser.executable() is None:
+    if not browser.is_installed():
         pytest.skip(browser.NEEDS)
     server = launch(variant=variant, app=APP)
-    with browser.open_page(f"{server.url}/page", tmp_path):
+    with browser.open_browser(tmp_path / "browser") as driver:
+        driver.get(f"{server.url}/page")
         yield server
 
 

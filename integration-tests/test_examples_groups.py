@@ -17,10 +17,11 @@ import browser
 import httpx
 import pytest
 from apps.examples import FOLDER
-from devtools import open_page
 from harness import WORKER, Server, eventually
 from redis import Redis
 from redis_server import RedisServer
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from servers import COROUTINES, serve
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import ClientConnection
@@ -335,11 +336,11 @@ def children(server: Server) -> set[int]:
     return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
 
-LIST = "[...document.querySelectorAll('li')].map((item) => item.textContent)"
+LIST = "return [...document.querySelectorAll('li')].map((item) => item.textContent)"
 
 
 def test_the_tutorial(launch: Launch, name: str, redis: RedisServer, tmp_path: Path) -> None:
-    if browser.executable() is None:
+    if not browser.is_installed():
         pytest.skip(browser.NEEDS)
     folder = tutorial(tmp_path, redis)
     if name == "gunicorn":
@@ -351,33 +352,25 @@ def test_the_tutorial(launch: Launch, name: str, redis: RedisServer, tmp_path: P
     else:
         server = start(launch, name, "chat", "/", **{"aiopyramid.broadcast.url": redis.url})
     with (
-        open_page(server.url, profile(tmp_path, "one")) as one,
-        open_page(server.url, profile(tmp_path, "other")) as other,
+        browser.open_browser(tmp_path / "one") as one,
+        browser.open_browser(tmp_path / "other") as other,
     ):
         for page in one, other:
-            page.until("document.querySelector('output').value === 'connected'")
-        one.run("""
-            document.querySelector("input").value = "<b>hello</b>";
-            document.querySelector("form").requestSubmit();
-            0
-        """)
+            page.get(server.url)
+            browser.until(page, "document.querySelector('output').value === 'connected'")
+        field = one.find_element(By.CSS_SELECTOR, "input")
+        field.send_keys("<b>hello</b>", Keys.ENTER)
         run(folder / "say.py", "hello from a script")
         for page in one, other:
-            page.until(f"{LIST}.length === 2")
-            assert set(page.run(LIST)) == {"<b>hello</b>", "hello from a script"}
-        assert one.run("document.querySelector('input').value") == ""
+            browser.until(page, "document.querySelectorAll('li').length === 2")
+            assert set(page.execute_script(LIST)) == {"<b>hello</b>", "hello from a script"}
+        assert field.get_property("value") == ""
         for pid in children(server):
             os.kill(pid, signal.SIGKILL)
         run(folder / "say.py", "who is still there?")
         for page in one, other:
-            page.until(f"{LIST}.length === 3")
-            assert page.run(LIST)[-1] == "who is still there?"
-
-
-def profile(tmp_path: Path, name: str) -> Path:
-    folder = tmp_path / name
-    folder.mkdir()
-    return folder
+            browser.until(page, "document.querySelectorAll('li').length === 3")
+            assert page.execute_script(LIST)[-1] == "who is still there?"
 
 
 # The rights that docs/howto/scaling.rst lists.

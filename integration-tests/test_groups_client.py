@@ -15,9 +15,9 @@ from urllib.parse import urlencode
 import browser
 import harness
 import pytest
-from devtools import Page, open_page
 from harness import Server, eventually
 from redis_server import RedisServer
+from selenium.webdriver import Chrome
 
 from aiopyramid.broadcast.publisher import Publisher
 
@@ -26,8 +26,8 @@ VARIANTS = ["gunicorn-uvloop", "uwsgi-threads", "uwsgi-uvloop"]
 HISTORY = "kept:* = 100000\nkept:short = 3"
 
 # `log` has what the client tells, in order.
-CONNECT = """
-const { connect } = await import("/aiopyramid/groups.js");
+CONNECT = """return (async () => {
+globalThis.connect = (await import("/aiopyramid/groups.js")).connect;
 globalThis.log = [];
 globalThis.note = (what) => (event) => { log.push({ what, ...event }); };
 globalThis.feed = connect(%s, {
@@ -39,8 +39,7 @@ globalThis.feed = connect(%s, {
     catch { log.push({ what: "other", data: other }); }
   },
 });
-0
-"""
+})()"""
 
 # What the browser says of its network, and when; time passes when the test says so.
 STUBS = """
@@ -63,36 +62,41 @@ globalThis.sockets = 0;
   };
 }
 Math.random = () => 1;
-0
 """
 
 
 class Client:
     """A page with the client in it."""
 
-    def __init__(self, page: Page, server: Server, publisher: Publisher) -> None:
-        self.page = page
+    def __init__(self, driver: Chrome, server: Server, publisher: Publisher) -> None:
+        self.driver = driver
         self.server = server
         self.publisher = publisher
+
+    def run(self, script: str) -> Any:
+        return self.driver.execute_script(script)
+
+    def until(self, expression: str) -> None:
+        browser.until(self.driver, expression)
 
     def connect(self, *groups: str) -> None:
         """Connect, and wait until the groups are joined."""
         url = "/room?" + urlencode([("group", group) for group in groups])
-        self.page.run(CONNECT % json.dumps(url))
+        self.run(CONNECT % json.dumps(url))
         self.wait_for("joined")
 
     def close(self) -> None:
         """Close the connection, and wait until it is closed."""
-        self.page.run("feed.close()")
-        self.page.until("log.at(-1).what === 'close'")
+        self.run("feed.close()")
+        self.until("log.at(-1).what === 'close'")
 
     def log(self, what: str = "") -> list[dict[str, Any]]:
-        log = self.page.run("log")
+        log = json.loads(self.run("return JSON.stringify(log)"))
         return [event for event in log if event["what"] == what] if what else log
 
     def wait_for(self, what: str, count: int = 1) -> list[dict[str, Any]]:
         """Wait until something has happened so many times."""
-        self.page.until(f"log.filter((event) => event.what === '{what}').length >= {count}")
+        self.until(f"log.filter((event) => event.what === '{what}').length >= {count}")
         return self.log(what)
 
     def data(self, group: str) -> list[Any]:
@@ -108,7 +112,7 @@ def variant(request: pytest.FixtureRequest) -> str:
 def server(
     tmp_path_factory: pytest.TempPathFactory, variant: str, redis: RedisServer
 ) -> Iterator[Server]:
-    if browser.executable() is None:
+    if not browser.is_installed():
         pytest.skip(browser.NEEDS)
     kind, args = harness.VARIANTS[variant]
     server = kind(tmp_path_factory.mktemp("server") / "server.log")
@@ -124,17 +128,17 @@ def server(
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Iterator[Page]:
-    with open_page(f"{server.url}/page", tmp_path_factory.mktemp("profile")) as page:
-        yield page
+def driver(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Iterator[Chrome]:
+    with browser.open_browser(tmp_path_factory.mktemp("browser")) as driver:
+        yield driver
 
 
 @pytest.fixture
-def client(page: Page, server: Server, redis: RedisServer, variant: str) -> Iterator[Client]:
+def client(driver: Chrome, server: Server, redis: RedisServer, variant: str) -> Iterator[Client]:
     redis.query("flushall")
-    page.load(f"{server.url}/page")
+    driver.get(f"{server.url}/page")
     with Publisher(redis.url, prefix=variant, history=HISTORY) as publisher:
-        yield Client(page, server, publisher)
+        yield Client(driver, server, publisher)
 
 
 @contextlib.contextmanager
@@ -201,7 +205,7 @@ def test_a_history_closes_each_gap_and_others_are_told(
         happens(client, redis)
         client.wait_for("message", len(client.log("message")) + 20)
     client.publisher.publish("kept:a", "the end")
-    client.page.until("log.some((event) => event.data === 'the end')")
+    client.until("log.some((event) => event.data === 'the end')")
     # Each once, and in order.
     assert client.data("kept:a") == [*map(str, published), "the end"]
     log = client.log()
@@ -214,8 +218,8 @@ def test_a_history_closes_each_gap_and_others_are_told(
 
 def test_texts_bytes_and_what_is_of_no_group(client: Client) -> None:
     client.connect("kept:a", "live")
-    client.page.run("feed.send('of no group'); feed.send('{\"group\": 1}');")
-    client.page.run("feed.send(new Uint8Array([0, 255]))")
+    client.run("feed.send('of no group'); feed.send('{\"group\": 1}');")
+    client.run("feed.send(new Uint8Array([0, 255]))")
     client.publisher.publish("live", "text \N{SNOWMAN}")
     client.publisher.publish("live", b"\x00\xff")
     client.publisher.publish_json("kept:a", {"group": "not this one"})
@@ -233,25 +237,25 @@ def test_texts_bytes_and_what_is_of_no_group(client: Client) -> None:
     others = client.wait_for("other", 2)
     assert [each["data"] for each in others] == ["of no group", [0, 255]]
     assert not client.log("resync")
-    assert client.page.run("feed.close(); feed.send('too late')") is False
+    assert client.run("feed.close(); return feed.send('too late')") is False
     assert client.wait_for("close") == [
         {"what": "close", "code": 1000, "reason": "", "again": None}
     ]
 
 
 def test_where_the_history_does_not_reach_back_the_page_is_told(client: Client) -> None:
-    client.page.run(STUBS)
+    client.run(STUBS)
     client.connect("kept:short", "kept:\N{SNOWMAN} & =")
 
     def miss(count: int) -> None:
         """Publish while the browser has no network."""
         before = len(client.log("open"))
-        client.page.run("goOnline(false); feed.send('close 1012')")
+        client.run("goOnline(false); feed.send('close 1012')")
         client.wait_for("close", before)
         for number in range(count):
             client.publisher.publish("kept:short", str(number))
         assert len(client.log("open")) == before
-        client.page.run("goOnline(true)")
+        client.run("goOnline(true)")
         client.wait_for("joined", before + 1)
 
     miss(5)
@@ -270,23 +274,23 @@ def test_where_the_history_does_not_reach_back_the_page_is_told(client: Client) 
 
 
 def test_some_codes_are_final(client: Client) -> None:
-    client.page.run(STUBS)
+    client.run(STUBS)
     for code in (1000, 1008, 4000, 4999):
         client.connect("live")
-        client.page.run(f"delays.length = sockets = 0; feed.send('close {code}')")
+        client.run(f"delays.length = sockets = 0; feed.send('close {code}')")
         assert client.wait_for("close")[0] == {
             "what": "close",
             "code": code,
             "reason": "as you say",
             "again": None,
         }
-        assert client.page.run("[delays.length, sockets]") == [0, 0]
-        client.page.run("feed.retry()")
+        assert client.run("return [delays.length, sockets]") == [0, 0]
+        client.run("feed.retry()")
         client.wait_for("open", 2)
         client.close()
     client.connect("live")
     for number, code in enumerate((1001, 1011, 1012, 1013, 3000), 1):
-        client.page.run(f"feed.send('close {code}')")
+        client.run(f"feed.send('close {code}')")
         closed = client.wait_for("close", number)[-1]
         assert closed["code"] == code
         assert closed["again"] >= 1000
@@ -297,44 +301,46 @@ def test_some_codes_are_final(client: Client) -> None:
             "reason": "reconnect",
         }
     client.close()
-    client.page.run("""log.length = 0;
+    client.run("""log.length = 0;
       globalThis.feed = connect("/room", {
-        isFinal: (code) => code === 1012, onopen: note("open"), onclose: note("close") }); 0""")
+        isFinal: (code) => code === 1012, onopen: note("open"), onclose: note("close") });""")
     client.wait_for("open")
-    client.page.run("feed.send('close 1000')")
+    client.run("feed.send('close 1000')")
     client.wait_for("open", 2)
-    client.page.run("feed.send('close 1012')")
+    client.run("feed.send('close 1012')")
     assert client.wait_for("close", 2)[1]["again"] is None
 
 
 def test_waits_grow_until_a_connection_lasts(client: Client) -> None:
-    client.page.run(STUBS)
-    client.page.run("""const { connect } = await import("/aiopyramid/groups.js");
+    client.run(STUBS)
+    client.run("""return (async () => {
+      const { connect } = await import("/aiopyramid/groups.js");
       globalThis.log = [];
       globalThis.url = "/nothing";
       globalThis.feed = connect(() => url, {
         onopen: () => log.push({ what: "open" }), onclose: (event) => {
           log.push({ what: "close", ...event });
           if (log.length === 7) url = new URL("/room#fragment", location.href);
-        } }); 0""")
+        } });
+      })()""")
     client.wait_for("open")
     grown = [1000, 2000, 4000, 8000, 16000, 30000, 30000]
     assert [event["again"] for event in client.log("close")] == grown
     assert {event["code"] for event in client.log("close")} == {1006}
-    client.page.run("feed.send('close 1012')")
+    client.run("feed.send('close 1012')")
     client.wait_for("open", 2)
     assert client.log("close")[-1]["again"] == 30000
-    client.page.run("later += 11000; feed.send('close 1012')")
+    client.run("later += 11000; feed.send('close 1012')")
     client.wait_for("open", 3)
     assert client.log("close")[-1]["again"] == 1000
     # Anything up to that, so that clients that were lost together do not come together.
-    client.page.run("Math.random = () => 0.25; later += 11000; feed.send('close 1012')")
+    client.run("Math.random = () => 0.25; later += 11000; feed.send('close 1012')")
     client.wait_for("open", 4)
     assert client.log("close")[-1]["again"] == 250
     # Closed while it waits, it stays closed.
-    client.page.run("goOnline(false); feed.send('close 1012')")
+    client.run("goOnline(false); feed.send('close 1012')")
     client.wait_for("close", 11)
-    client.page.run("feed.close(); sockets = 0; goOnline(true)")
-    assert client.page.run("sockets") == 0
-    client.page.run("feed.retry()")
+    client.run("feed.close(); sockets = 0; goOnline(true)")
+    assert client.run("return sockets") == 0
+    client.run("feed.retry()")
     client.wait_for("open", 5)
