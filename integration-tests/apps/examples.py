@@ -106,3 +106,17 @@ def chat():
     from chat import main
 
     return main(**json.loads(os.environ["AIOPYRAMID_TEST_SETTINGS"]))
+
+
+def signed_in():
+    sys.path.insert(0, str(FOLDER))
+    from signed_in import main
+
+    return main(**json.loads(os.environ["AIOPYRAMID_TEST_SETTINGS"]))
+
+
+def tokens():
+    sys.path.insert(0, str(FOLDER))
+    from tokens import main
+
+    return main(**json.loads(os.environ["AIOPYRAMID_TEST_SETTINGS"]))
