@@ -2,13 +2,15 @@
 #   make demo   runs the demo application
 #   make test   passes the tests
 # make demo-uwsgi runs the demo under uWSGI, which it builds: gcc is needed.
+# make project makes a project from the template, in the folder OUTPUT.
 # Each makes the virtualenv .venv with Hatch in it, which does everything else.
 
 PYTHON ?= python3
+OUTPUT ?= ..
 HATCH = .venv/bin/hatch
 PYTHONS = 3.12 3.13
 
-.PHONY: demo demo-uwsgi test lint types docs build check pythons autobahn clean
+.PHONY: demo demo-uwsgi project test lint types docs build check pythons autobahn clean
 
 # The servers are make's own processes, without Hatch and its shell between: so Ctrl-C and SIGTERM
 # reach them and end make with the server's exit code.
@@ -19,6 +21,9 @@ demo: $(HATCH)
 demo-uwsgi: $(HATCH)
 	@$(HATCH) run uwsgi:aiopyramid-uwsgi build
 	@exec "$$($(HATCH) env find uwsgi)/bin/uwsgi" --ini demo/uwsgi.ini
+
+project: $(HATCH)
+	@$(HATCH) run template:make -o "$(OUTPUT)"
 
 test: $(HATCH)
 	$(HATCH) run test:run

@@ -7,6 +7,7 @@ from typing import Any
 import postgres as postgresql
 import pytest
 import redis_server
+import wheels
 from certificates import make_certificate
 from harness import OTHERS, VARIANTS, Server
 
@@ -89,3 +90,11 @@ def redis() -> Iterator[redis_server.RedisServer]:
 def tls_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A certificate for 127.0.0.1, which signs itself."""
     return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="session")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with wheels and sdists of all distributions."""
+    folder = tmp_path_factory.mktemp("dist")
+    wheels.build(folder)
+    return folder

@@ -3,42 +3,15 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 from harness import HERE, WORKER
+from wheels import make_environment, run
 
 import aiopyramid
-
-PACKAGES = HERE.parent / "packages"
-
-
-def run(*command: object, **options: object) -> str:
-    result = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, **options
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
-
-
-@pytest.fixture(scope="module")
-def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Wheels and sdists of all distributions."""
-    folder = tmp_path_factory.mktemp("dist")
-    for package in sorted(PACKAGES.iterdir()):
-        run(sys.executable, "-m", "hatchling", "build", "-d", folder, cwd=package)
-    return folder
-
-
-def install(folder: Path, dist: Path, *requirements: str) -> Path:
-    run(sys.executable, "-m", "venv", folder)
-    python = folder / "bin" / "python"
-    run(python, "-m", "pip", "install", "-q", "--find-links", dist, *requirements)
-    return python
 
 
 def test_there_is_a_wheel_and_an_sdist_of_each_with_one_version(dist: Path):
@@ -64,7 +37,7 @@ def test_the_newest_changes_are_those_of_this_version():
 
 
 def test_the_gunicorn_wheel_serves_in_an_empty_environment(dist: Path, launch, tmp_path: Path):
-    python = install(tmp_path / "venv", dist, "aiopyramid-gunicorn")
+    python = make_environment(tmp_path / "venv", dist, "aiopyramid-gunicorn")
     command = [python, "-m", "gunicorn", "-k", WORKER, "-b", "127.0.0.1:0", "--no-control-socket"]
     command += ["--pythonpath", HERE, "apps.minimal:main()"]
     server = launch(command=[str(part) for part in command])
@@ -80,9 +53,9 @@ def test_the_uwsgi_wheel_serves_in_an_empty_environment(
     dist: Path, launch, tmp_path: Path, uwsgi: str
 ):
     if uwsgi == "uwsgi":
-        python = install(tmp_path / "venv", dist, "aiopyramid-uwsgi")
+        python = make_environment(tmp_path / "venv", dist, "aiopyramid-uwsgi")
     else:  # as documented, for machines without a compiler
-        python = install(tmp_path / "venv", dist, "aiopyramid-core", "pyuwsgi", "uvloop")
+        python = make_environment(tmp_path / "venv", dist, "aiopyramid-core", "pyuwsgi", "uvloop")
         run(python, "-m", "pip", "install", "-q", "--no-deps", *dist.glob("aiopyramid_uwsgi*.whl"))
     ini = run(python.with_name("aiopyramid-uwsgi"), "ini", "apps.minimal:main()", cwd=HERE)
     file = tmp_path / "uwsgi.ini"
@@ -95,7 +68,7 @@ def test_the_uwsgi_wheel_serves_in_an_empty_environment(
 
 
 def test_core_alone_names_the_package_to_install(dist: Path, tmp_path: Path):
-    python = install(tmp_path / "venv", dist, "aiopyramid-core")
+    python = make_environment(tmp_path / "venv", dist, "aiopyramid-core")
     run(python, "-c", "import aiopyramid.config, aiopyramid.helpers, aiopyramid.websocket.view")
     code = """
 import importlib, aiopyramid.websocket.config as config

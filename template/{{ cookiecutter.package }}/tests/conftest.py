@@ -1,8 +1,8 @@
 """
 Fixtures beside those of aiopyramid.
 
-``testapp``, ``sync_client`` and ``async_client`` are fixtures of aiopyramid; ``testing.ini`` has the
-settings.
+``testapp``, ``sync_client`` and ``async_client`` are fixtures of aiopyramid. The settings are in
+``testing.ini``.
 """
 
 import pytest

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+
 from aiopyramid.testing import HandshakeRefused
 from aiopyramid.testing import sync_client as open_client
 
@@ -14,9 +15,8 @@ def receive_said(ws):
 
 
 def test_strangers_are_refused(sync_client):
-    with pytest.raises(HandshakeRefused) as refused:
-        with sync_client.websocket("/chat"):
-            pass
+    with pytest.raises(HandshakeRefused) as refused, sync_client.websocket("/chat"):
+        pass
     assert refused.value.response.status_int == 403
 
 
@@ -51,9 +51,8 @@ def test_rubbish_closes_the_connection(signed_in, sync_client):
 
 
 async def test_signing_out_closes_all_connections_of_the_user(signed_in, async_client):
-    async with async_client as client:
-        async with client.websocket("/chat") as ws:
-            page = await client.get("/")
-            await client.call(page.forms[0].submit)
-            await ws.wait_closed()
-            assert (ws.close_code, ws.close_reason) == (4401, "signed out")
+    async with async_client as client, client.websocket("/chat") as ws:
+        page = await client.get("/")
+        await client.call(page.forms[0].submit)
+        await ws.wait_closed()
+        assert (ws.close_code, ws.close_reason) == (4401, "signed out")

@@ -9,7 +9,11 @@ from pyramid.view import notfound_view_config, view_config
 from .chat import MAX_NAME, connections_of
 
 
-@view_config(route_name="home", request_method="GET", renderer="{{ cookiecutter.package }}:templates/chat.jinja2")
+@view_config(
+    route_name="home",
+    request_method="GET",
+    renderer="{{ cookiecutter.package }}:templates/chat.jinja2",
+)
 def home(request):
     """Show the chat, to those who have signed in."""
     if request.identity is None:
@@ -17,13 +21,21 @@ def home(request):
     return {"name": request.identity["name"]}
 
 
-@view_config(route_name="sign_in", request_method="GET", renderer="{{ cookiecutter.package }}:templates/sign_in.jinja2")
+@view_config(
+    route_name="sign_in",
+    request_method="GET",
+    renderer="{{ cookiecutter.package }}:templates/sign_in.jinja2",
+)
 def show_sign_in(request):
     """Ask for a name."""
     return {"max_name": MAX_NAME, "error": None}
 
 
-@view_config(route_name="sign_in", request_method="POST", renderer="{{ cookiecutter.package }}:templates/sign_in.jinja2")
+@view_config(
+    route_name="sign_in",
+    request_method="POST",
+    renderer="{{ cookiecutter.package }}:templates/sign_in.jinja2",
+)
 def sign_in(request):
     """Take the name."""
     name = " ".join(request.POST.get("name", "").split())
@@ -45,7 +57,10 @@ def sign_out(request):
     return HTTPSeeOther(request.route_path("sign_in"))
 
 
-@notfound_view_config(renderer="{{ cookiecutter.package }}:templates/404.jinja2", append_slash=True)
+@notfound_view_config(
+    append_slash=True,
+    renderer="{{ cookiecutter.package }}:templates/404.jinja2",
+)
 def notfound(request):
     """Say that nothing is there."""
     request.response.status_int = 404
