@@ -241,6 +241,13 @@ class Server:
         if self.process.poll() is not None:
             raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.log}")
 
+    def children(self) -> set[int]:
+        """Return the processes that the server has started, and that run."""
+        assert self.process is not None
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        return {int(child) for child in children.split()}
+
     @property
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")

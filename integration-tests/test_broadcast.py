@@ -159,28 +159,21 @@ class Load:
         return True
 
 
-def children(server: Server) -> list[int]:
-    assert server.process is not None
-    pid = server.process.pid
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        return [int(child) for child in file.read().split()]
-
-
 def reload(server: Server) -> None:
-    old = set(children(server))
+    old = server.children()
     server.signal(signal.SIGHUP)
     eventually(
-        lambda: len(children(server)) == 2 and not old & set(children(server)),
+        lambda: len(server.children()) == 2 and not old & server.children(),
         "the server has new workers",
     )
     eventually(server.answers, "it answers")
 
 
 def kill_a_worker(server: Server) -> None:
-    killed = children(server)[-1]
+    killed = max(server.children())
     os.kill(killed, signal.SIGKILL)
     eventually(
-        lambda: len(children(server)) == 2 and killed not in children(server),
+        lambda: len(server.children()) == 2 and killed not in server.children(),
         "the server has a new worker",
     )
 

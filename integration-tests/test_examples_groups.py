@@ -1,27 +1,22 @@
-"""The applications of docs/howto/groups.rst and docs/tutorial.rst, over several workers."""
+"""The applications of docs/howto/groups.rst, over several workers."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import browser
 import httpx
 import pytest
 from apps.examples import FOLDER
-from harness import WORKER, Server, eventually
+from harness import Server, eventually
 from redis import Redis
 from redis_server import RedisServer
-from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
 from servers import COROUTINES, serve
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import ClientConnection
@@ -317,62 +312,6 @@ def test_notices(launch: Launch, name: str, redis: RedisServer, tmp_path: Path) 
     assert "Traceback" not in server.log
 
 
-# The tutorial.
-
-
-def tutorial(tmp_path: Path, redis: RedisServer) -> Path:
-    """Copy its files, with the URL of a Redis of ours."""
-    folder = tmp_path / "chat"
-    folder.mkdir()
-    for file in (FOLDER / "tutorial").glob("*.*"):
-        text = file.read_text().replace("redis://127.0.0.1:6379/0", redis.url)
-        (folder / file.name).write_text(text)
-    return folder
-
-
-def children(server: Server) -> set[int]:
-    assert server.process is not None
-    pid = server.process.pid
-    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
-
-
-LIST = "return [...document.querySelectorAll('li')].map((item) => item.textContent)"
-
-
-def test_the_tutorial(launch: Launch, name: str, redis: RedisServer, tmp_path: Path) -> None:
-    if not browser.is_installed():
-        pytest.skip(browser.NEEDS)
-    folder = tutorial(tmp_path, redis)
-    if name == "gunicorn":
-        command = [sys.executable, "-m", "gunicorn", "--paste", "chat.ini", "-k", WORKER]
-        command += ["-w", str(WORKERS), "-b", "127.0.0.1:0", "--no-control-socket"]
-        server = launch(command=command, cwd=folder, wait=False)
-        server.up = "/"
-        server.wait_until_up()
-    else:
-        server = start(launch, name, "chat", "/", **{"aiopyramid.broadcast.url": redis.url})
-    with (
-        browser.open_browser(tmp_path / "one") as one,
-        browser.open_browser(tmp_path / "other") as other,
-    ):
-        for page in one, other:
-            page.get(server.url)
-            browser.until(page, "document.querySelector('output').value === 'connected'")
-        field = one.find_element(By.CSS_SELECTOR, "input")
-        field.send_keys("<b>hello</b>", Keys.ENTER)
-        run(folder / "say.py", "hello from a script")
-        for page in one, other:
-            browser.until(page, "document.querySelectorAll('li').length === 2")
-            assert set(page.execute_script(LIST)) == {"<b>hello</b>", "hello from a script"}
-        assert field.get_property("value") == ""
-        for pid in children(server):
-            os.kill(pid, signal.SIGKILL)
-        run(folder / "say.py", "who is still there?")
-        for page in one, other:
-            browser.until(page, "document.querySelectorAll('li').length === 3")
-            assert page.execute_script(LIST)[-1] == "who is still there?"
-
-
 # The rights that docs/howto/scaling.rst lists.
 
 
@@ -423,9 +362,3 @@ def test_each_of_them_is_needed(redis: RedisServer, users: None, others: str, ri
     url = f"redis://{others}:secret@{redis.url.removeprefix('redis://')}"
     with Publisher(url, history={"a": 3}) as publisher, pytest.raises(BroadcastError):
         publisher.publish("a", "x")
-
-
-def test_files_of_the_tutorial_are_all_shown() -> None:
-    text = (FOLDER.parent / "tutorial.rst").read_text()
-    shown = set(re.findall(r"examples/tutorial/(\S+)", text))
-    assert shown == {file.name for file in (FOLDER / "tutorial").iterdir() if file.is_file()}

@@ -198,12 +198,6 @@ class Person:
         self.driver.find_element(By.XPATH, f"//button[text()='{label}']").send_keys(Keys.ENTER)
 
 
-def children(server: Server) -> set[int]:
-    assert server.process is not None
-    pid = server.process.pid
-    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
-
-
 @pytest.mark.parametrize("name", ["gunicorn", "uwsgi"])
 def test_two_browsers_chat_over_two_workers(
     start: Start, name: str, redis: RedisServer, tmp_path: Path
@@ -212,7 +206,7 @@ def test_two_browsers_chat_over_two_workers(
         pytest.skip(browser.NEEDS)
     redis.query("flushall")
     server = start(name, SESSION_SECRET="x" * 40, REDIS_URL=redis.url, WEB_CONCURRENCY="2")
-    workers = eventually(lambda: len(found := children(server)) == 2 and found, "two workers")
+    workers = eventually(lambda: len(found := server.children()) == 2 and found, "two workers")
     with open_browser(tmp_path / "ann") as of_ann, open_browser(tmp_path / "bob") as of_bob:
         ann, bob = Person(of_ann, server), Person(of_bob, server)
         ann.sign_in("<i>Ann</i>")
@@ -223,7 +217,7 @@ def test_two_browsers_chat_over_two_workers(
         bob.sees("<b>hello</b>")
         for worker in workers:
             os.kill(worker, signal.SIGKILL)
-        eventually(lambda: len(children(server) - workers) == 2, "there are two new workers")
+        eventually(lambda: len(server.children() - workers) == 2, "there are two new workers")
         for one in ann, bob:
             until(one.driver, CONNECTED)
             one.sees_members("<i>Ann</i>, Bob")
@@ -253,7 +247,7 @@ def test_in_development_a_changed_file_starts_the_worker_again(
         ann = Person(of_ann, server)
         ann.sign_in("Ann")
         until(of_ann, "document.querySelector('#pDebugToolbarHandle') !== null")
-        before = children(server)
+        before = server.children()
         of_ann.execute_script("window.lost = 0")
         of_ann.execute_script(
             "new MutationObserver(() => { window.lost++; })"
@@ -261,7 +255,7 @@ def test_in_development_a_changed_file_starts_the_worker_again(
         )
         code = project / "our_chat" / "routes.py"
         code.write_text(code.read_text() + "\n")
-        eventually(lambda: not children(server) & before, "the worker is another one")
+        eventually(lambda: not server.children() & before, "the worker is another one")
         until(of_ann, "window.lost > 0")
         until(of_ann, CONNECTED)
         ann.type("here again")

@@ -59,12 +59,6 @@ def codes(websockets: list[Any]) -> set[int]:
     return {closed_with(ws).code for ws in websockets}
 
 
-def children(server: Server) -> set[int]:
-    assert server.process is not None
-    pid = server.process.pid
-    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
-
-
 def fds(pids: set[int]) -> list[int]:
     with contextlib.suppress(FileNotFoundError):
         return [len(os.listdir(f"/proc/{pid}/fd")) for pid in pids]
@@ -100,20 +94,20 @@ def test_reloads_of_all_kinds_close_with_1012_and_leak_no_descriptor(
     server.wait_for_log(rf"(?s)({STARTED}.*){{2}}")
 
     def open_descriptors() -> list[list[int]]:
-        return [fds({server.process.pid}), fds(children(server))]
+        return [fds({server.process.pid}), fds(server.children())]
 
     def reload(how: Callable[[], object]) -> list[list[int]]:
-        old = children(server)
+        old = server.children()
         with websockets(server) as opened:
             how()
             assert codes(opened) == {1012}
-        eventually(lambda: not children(server) & old, "the old workers are gone")
+        eventually(lambda: not server.children() & old, "the old workers are gone")
         eventually(server.answers, "the server answers")
         # A worker that still loads has fewer.
         return eventually(
             lambda: (
-                len(children(server)) == 2
-                and len(set(fds(children(server)))) == 1
+                len(server.children()) == 2
+                and len(set(fds(server.children()))) == 1
                 and open_descriptors()
             ),
             "both workers are ready",
@@ -131,11 +125,11 @@ def test_reloads_of_all_kinds_close_with_1012_and_leak_no_descriptor(
 def test_sigterm_reloads_where_it_does_not_stop(launch, tmp_path: Path, variant: str):
     line = without(command(variant, tmp_path, app="apps.closing:main()"), "--die-on-term")
     server = launch(variant=variant, command=line)
-    old = children(server)
+    old = server.children()
     with websockets(server, path="/waiting") as opened:
         server.signal(signal.SIGTERM)
         assert codes(opened) == {1012}
-    eventually(lambda: not children(server) & old, "the old worker is gone")
+    eventually(lambda: not server.children() & old, "the old worker is gone")
     eventually(server.answers, "the server answers")
     with websockets(server, path="/waiting") as opened:
         server.signal(signal.SIGQUIT)
@@ -189,7 +183,7 @@ def test_recycled_workers_close_with_1012(launch, variant: str):
             all_opened.append(stack.enter_context(websockets(server, 8, "/pid")))
         lived, cheaped, big = all_opened
         assert codes(lived) == {1012}
-        eventually(lambda: len(children(servers[1])) == 1, "one worker is gone")
+        eventually(lambda: len(servers[1].children()) == 1, "one worker is gone")
         for ws in cheaped:
             with contextlib.suppress(ConnectionClosed):
                 ws.send("still here")

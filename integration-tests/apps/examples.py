@@ -101,13 +101,6 @@ def notices():
     return main(**json.loads(os.environ["AIOPYRAMID_TEST_SETTINGS"]))
 
 
-def chat():
-    sys.path.insert(0, str(FOLDER / "tutorial"))
-    from chat import main
-
-    return main(**json.loads(os.environ["AIOPYRAMID_TEST_SETTINGS"]))
-
-
 def signed_in():
     sys.path.insert(0, str(FOLDER))
     from signed_in import main
@@ -118,5 +111,12 @@ def signed_in():
 def tokens():
     sys.path.insert(0, str(FOLDER))
     from tokens import main
+
+    return main(**json.loads(os.environ["AIOPYRAMID_TEST_SETTINGS"]))
+
+
+def deployed():
+    sys.path.insert(0, str(FOLDER / "deployment"))
+    from shop import main
 
     return main(**json.loads(os.environ["AIOPYRAMID_TEST_SETTINGS"]))

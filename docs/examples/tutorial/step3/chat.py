@@ -1,5 +1,3 @@
-"""A chat: what one page says, all pages show."""
-
 from pathlib import Path
 
 from pyramid.config import Configurator
@@ -10,15 +8,15 @@ from aiopyramid.broadcast import after
 from aiopyramid.broadcast.forms import TAGGED
 from aiopyramid.websocket.view import websocket_view_config
 
-PAGE = Path(__file__).with_name("chat.html")
+HERE = Path(__file__).parent
 
 
 @view_config(route_name="chat", websocket=False)
 def page(request):
-    return FileResponse(PAGE, request=request)
+    return FileResponse(HERE / "chat.html", request=request)
 
 
-@websocket_view_config(route_name="chat", max_message_size=1000, max_message_rate=5)
+@websocket_view_config(route_name="chat")
 async def chat(ws):
     groups, where = ws.request.groups, after(ws.request, "chat")
     await groups.join("chat", ws, form=TAGGED, last=50, after=where)
