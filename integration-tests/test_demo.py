@@ -2,46 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-import json
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import browser
 import pytest
-from harness import HERE, Server, UWSGILoopServer, reserve_port
+from demos import SERVERS, Tab
+from harness import Server
 from redis_server import RedisServer
-from selenium.webdriver.common.by import By
-
-ROOT = HERE.parent
 
 
-def gunicorn(folder: Path) -> Server:
-    command = [sys.executable, "-m", "gunicorn", "-c", "demo/gunicorn.conf.py"]
-    server = Server(folder / "server.log")
-    server.launch(command=[*command, "--bind", "127.0.0.1:0", "--no-control-socket"], cwd=ROOT)
-    return server
-
-
-def uwsgi(folder: Path) -> Server:
-    settings = (ROOT / "demo" / "uwsgi.ini").read_text()
-    # The port may be somebody's, and a second socket would not replace it.
-    settings = settings.replace("127.0.0.1:8000", f"127.0.0.1:{reserve_port()}")
-    (folder / "uwsgi.ini").write_text(settings)
-    command = [UWSGILoopServer.executable(), "--ini", folder / "uwsgi.ini"]
-    server = UWSGILoopServer(folder / "server.log")
-    server.launch(
-        command=[*map(str, command), "--virtualenv", sys.prefix],
-        cwd=ROOT,
-    )
-    return server
-
-
-@pytest.fixture(params=[gunicorn, uwsgi])
+@pytest.fixture(params=SERVERS)
 def start(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Server]]:
@@ -62,31 +34,6 @@ def start(
     for server in servers:
         server.stop()
         assert "Traceback" not in server.log
-
-
-class Tab:
-    """A tab of the page, without the page."""
-
-    def __init__(self, stack: ExitStack, server: Server, query: str) -> None:
-        self.ws = stack.enter_context(server.sync_connect(f"/?{query}"))
-        self.welcome = self.until("welcome")
-
-    def send(self, **message: Any) -> None:
-        self.ws.send(json.dumps(message))
-
-    def until(self, kind: str, **fields: Any) -> dict[str, Any]:
-        """Wait for a message of a kind, with these fields."""
-        while True:
-            message = json.loads(self.ws.recv(30))
-            if "group" in message:
-                message = json.loads(message["data"]) if "data" in message else message
-            if message.get("type") == kind and message.items() >= fields.items():
-                return message
-
-    def until_tabs(self, condition: Callable[[list[dict[str, Any]]], bool]) -> None:
-        """Wait until it is told of tabs as the condition wants them."""
-        while not condition(self.until("members")["tabs"]):
-            """The next."""
 
 
 def names(tabs: list[dict[str, Any]]) -> list[str]:
@@ -154,48 +101,3 @@ def test_with_redis_there_is_one_chat_in_two_workers(
             tab.ws.close()
         ann.until_tabs(lambda tabs: names(tabs) == ["Ann", "Bob"])
         check_chat(ann, bob)
-
-
-def test_the_page_shows_what_was_said_while_the_server_restarted(
-    start: Callable[..., Server], redis: RedisServer, tmp_path: Path
-) -> None:
-    if not browser.is_installed():
-        pytest.skip(browser.NEEDS)
-    server = start(redis)
-    with browser.open_browser(tmp_path / "browser") as page, ExitStack() as stack:
-        page.get(f"{server.url}/")
-
-        find, find_all = (
-            functools.partial(find, By.CSS_SELECTOR)
-            for find in (page.find_element, page.find_elements)
-        )
-
-        def shown() -> list[str]:
-            return [span.text for span in find_all("#log li span")]
-
-        def say(text: str) -> None:
-            find("#text").send_keys(text)
-            find("#say button").click()
-
-        is_open = "document.querySelector('#state').innerText === 'Connected'"
-        browser.until(page, is_open)
-        browser.until(page, "document.querySelector('#members').innerText.startsWith('Here: G')")
-        assert find("#tabs").text == "1 tab open"
-        say("one")
-        browser.until(page, "document.querySelector('#log .own') !== null")
-        server.signal(signal.SIGHUP)
-        browser.until(page, "document.querySelector('#log .gap') !== null")
-        browser.until(page, is_open)
-        bob = Tab(stack, server, "name=Bob")
-        assert bob.until("message")["text"] == "one"
-        bob.send(type="say", text="two")
-        browser.until(page, "document.querySelectorAll('#log li span').length >= 2")
-        browser.until(page, "document.querySelector('#members').innerText.includes('Bob')")
-        say("three")
-        bob.until("message", text="three")
-        browser.until(page, "document.querySelectorAll('#log .own').length === 2")
-        assert shown() == ["one", "two", "three"]
-        find("#start").click()
-        browser.until(page, "document.querySelector('#meanwhile').innerText.startsWith('Slowest')")
-        find("#follow").click()
-        browser.until(page, "document.querySelectorAll('#steps dt').length >= 5")
