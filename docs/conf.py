@@ -12,11 +12,13 @@ project = "aiopyramid"
 author = "the aiopyramid contributors"
 release = version = distribution_version("aiopyramid-core")
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 exclude_patterns = ["_build", "examples"]
 html_theme = "furo"
 html_show_copyright = False
 html_title = f"aiopyramid {release}"
+
+copybutton_prompt_text = "$ "
 
 default_role = "py:obj"
 autodoc_member_order = "bysource"

@@ -210,8 +210,9 @@ class Server:
         settings: dict[str, Any] | None = None,
         command: list[str] | None = None,
         cwd: Path = HERE,
+        environ: dict[str, str] | None = None,
     ) -> None:
-        env = dict(os.environ, AIOPYRAMID_TEST_SETTINGS=json.dumps(settings or {}))
+        env = dict(environ or os.environ, AIOPYRAMID_TEST_SETTINGS=json.dumps(settings or {}))
         env["PYTHONWARNINGS"] = "default"
         env["PYTHONFAULTHANDLER"] = "1"
         with self.log_file.open("ab") as log:

@@ -3,44 +3,20 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
-import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import browser
 import pytest
 from browser import open_browser, until
-from harness import HERE, Server, UWSGIServer, reserve_port
+from reader import DOCS, Reader, read_files, read_sections
 from redis_server import RedisServer
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.keys import Keys
 
-DOCS = HERE.parent / "docs"
 TEXT = (DOCS / "tutorial.rst").read_text()
 FILES = DOCS / "examples" / "tutorial"
-
-FILE = re.compile(r"\.\. literalinclude:: (\S+)\n((?:   :.+\n)+)")
-COMMANDS = re.compile(r"\.\. code-block:: console\n\n((?:   .+\n)+)")
-
-
-def read_sections() -> dict[str, str]:
-    """Return what stands below each headline."""
-    parts = re.split(r"^(.+)\n-+$", TEXT, flags=re.M)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
-
-
-def read_files(text: str) -> list[tuple[str, Path, str]]:
-    """Return the name, the source and the options of each file that is shown."""
-    found = []
-    for path, options in FILE.findall(text):
-        caption = re.search(":caption: (.+)", options)
-        assert caption is not None, path
-        found.append((caption[1], DOCS / path, options))
-    return found
 
 
 def test_all_files_are_shown_whole() -> None:
@@ -67,95 +43,12 @@ def test_what_has_changed_is_highlighted() -> None:
         assert highlighted - blank == expected - blank, f"{source}: {sorted(expected - blank)}"
 
 
-# As a reader does it.
-
-
-class Reader:
-    """
-    Somebody who does what the tutorial says.
-
-    Ports and the address of Redis are others than there, because those may be somebody's.
-    """
+class TutorialReader(Reader):
+    """A reader who looks at the pages too."""
 
     def __init__(self, folder: Path, dist: Path, redis: RedisServer, driver: Chrome) -> None:
-        self.folder = folder
-        self.redis = redis
+        super().__init__(folder, dist, {"redis://127.0.0.1:6379/0": redis.url})
         self.driver = driver
-        self.port = reserve_port()
-        self.server: Server | None = None
-        self.environ = dict(
-            os.environ,
-            PIP_FIND_LINKS=str(dist),
-            PIP_DISABLE_PIP_VERSION_CHECK="1",
-            GUNICORN_CMD_ARGS=f"--bind 127.0.0.1:{self.port} --no-control-socket",
-        )
-        for name in ("VIRTUAL_ENV", "PYTHONPATH"):
-            self.environ.pop(name, None)
-
-    def follow(self, section: str) -> None:
-        """Save the files of a section, and run its commands."""
-        steps = [(found.start(), found) for found in FILE.finditer(section)]
-        steps += [(found.start(), found) for found in COMMANDS.finditer(section)]
-        for _, found in sorted(steps):
-            if found.re is FILE:
-                [(name, source, _)] = read_files(found.group())
-                text = source.read_text().replace("redis://127.0.0.1:6379/0", self.redis.url)
-                (self.folder / name).write_text(text)
-            else:
-                for line in found[1].splitlines():
-                    self.run(line.strip().removeprefix("$ "))
-
-    def run(self, command: str) -> None:
-        """Run a command line; a server goes on running."""
-        if command.startswith("cd "):
-            self.folder /= command[3:]
-        elif command == ". venv/bin/activate":
-            path = os.environ["PATH"]
-            self.environ["PATH"] = f"{self.folder / 'venv' / 'bin'}:{path}"
-            assert (self.folder / "venv" / "bin" / "activate").exists()
-        elif command.startswith(("gunicorn ", "uwsgi ")):
-            self.serve(command)
-        else:
-            command = command.replace("4711", str(next(iter(self.workers()), 4711)))
-            result = subprocess.run(
-                ["bash", "-c", command],
-                cwd=self.folder,
-                env=self.environ,
-                capture_output=True,
-                text=True,
-            )
-            assert result.returncode == 0, f"{command}: {result.stdout}{result.stderr}"
-            if command.startswith("aiopyramid-uwsgi ini"):
-                ini = self.folder / "uwsgi.ini"
-                ini.write_text(ini.read_text().replace(":8080", f":{self.port}"))
-
-    def serve(self, command: str) -> None:
-        self.stop()
-        kind: Any = UWSGIServer if command.startswith("uwsgi") else Server
-        server = kind(self.folder.parent / f"{kind.name}.log")
-        server.log_file.unlink(missing_ok=True)
-        server.up = "/aiopyramid/groups.js" if (self.folder / "chat.ini").exists() else "/"
-        before, os.environ["PATH"] = os.environ["PATH"], self.environ["PATH"]
-        try:
-            os.environ["GUNICORN_CMD_ARGS"] = self.environ["GUNICORN_CMD_ARGS"]
-            server.launch(command=command.replace('"', "").split(), cwd=self.folder)
-        finally:
-            os.environ["PATH"] = before
-            del os.environ["GUNICORN_CMD_ARGS"]
-        self.server = server
-        server.wait_until_up()
-
-    def stop(self) -> None:
-        if self.server is not None:
-            self.server.signal(signal.SIGINT)  # Ctrl-C
-            self.server.stop()
-            assert "Traceback" not in self.server.log
-            self.server = None
-
-    def workers(self) -> set[int]:
-        return self.server.children() if self.server is not None else set()
-
-    # In the browser.
 
     def open(self) -> None:
         """Show the page."""
@@ -178,24 +71,24 @@ class Reader:
 
 
 @pytest.fixture
-def reader(tmp_path: Path, dist: Path, redis: RedisServer) -> Iterator[Reader]:
+def reader(tmp_path: Path, dist: Path, redis: RedisServer) -> Iterator[TutorialReader]:
     if not browser.is_installed():
         pytest.skip(browser.NEEDS)
     redis.query("flushall")
     with open_browser(tmp_path / "browser") as driver:
-        reader = Reader(tmp_path, dist, redis, driver)
+        reader = TutorialReader(tmp_path, dist, redis, driver)
         yield reader
         reader.stop()
 
 
-def check_the_answer(reader: Reader) -> None:
+def check_the_answer(reader: TutorialReader) -> None:
     reader.open()
     reader.until_state("connected")
     reader.write("<b>hello</b>")
     reader.sees("<b>hello</b>")
 
 
-def check_two_tabs(reader: Reader) -> None:
+def check_two_tabs(reader: TutorialReader) -> None:
     reader.open()
     reader.until_state("connected")
     reader.driver.switch_to.new_window("tab")
@@ -209,7 +102,7 @@ def check_two_tabs(reader: Reader) -> None:
     reader.sees()
 
 
-def check_a_reload(reader: Reader) -> None:
+def check_a_reload(reader: TutorialReader) -> None:
     for number in (0, 1):
         reader.show_tab(number)
         reader.open()
@@ -220,7 +113,7 @@ def check_a_reload(reader: Reader) -> None:
     reader.sees("hello")
 
 
-def check_names(reader: Reader) -> None:
+def check_names(reader: TutorialReader) -> None:
     reader.open()
     until(reader.driver, "document.querySelector('label').textContent.startsWith('Your name')")
     assert reader.server is not None
@@ -232,7 +125,7 @@ def check_names(reader: Reader) -> None:
     reader.sees("Ann: hello")
 
 
-def check_who_is_there(reader: Reader) -> None:
+def check_who_is_there(reader: TutorialReader) -> None:
     reader.show_tab(0)
     reader.until_state("connected")  # again, by itself
     reader.show_tab(1)
@@ -245,7 +138,7 @@ def check_who_is_there(reader: Reader) -> None:
     reader.show_tab(1)
 
 
-def check_two_workers(reader: Reader) -> None:
+def check_two_workers(reader: TutorialReader) -> None:
     assert len(reader.workers()) == 2
     for number in (0, 1):
         reader.show_tab(number)
@@ -257,20 +150,20 @@ def check_two_workers(reader: Reader) -> None:
         reader.sees("Ann: hello")
 
 
-def check_the_script(reader: Reader) -> None:
+def check_the_script(reader: TutorialReader) -> None:
     for number in (0, 1):
         reader.show_tab(number)
         reader.sees("Ann: hello", "hello from a script")
 
 
-def check_the_kill(reader: Reader) -> None:
+def check_the_kill(reader: TutorialReader) -> None:
     for number in (0, 1):
         reader.show_tab(number)
         reader.sees("Ann: hello", "hello from a script", "who is still there?")
         reader.until_state("connected")
 
 
-def check_uwsgi(reader: Reader) -> None:
+def check_uwsgi(reader: TutorialReader) -> None:
     for number in (0, 1):
         reader.show_tab(number)
         reader.open()
@@ -280,7 +173,7 @@ def check_uwsgi(reader: Reader) -> None:
 
 
 # What a reader sees when a section has been done.
-CHECKS: dict[str, Callable[[Reader], None]] = {
+CHECKS: dict[str, Callable[[TutorialReader], None]] = {
     "A page and a WebSocket": check_the_answer,
     "Everybody hears it": check_two_tabs,
     "Nothing is missed": check_a_reload,
@@ -293,8 +186,8 @@ CHECKS: dict[str, Callable[[Reader], None]] = {
 }
 
 
-def test_the_tutorial_works_word_for_word(reader: Reader) -> None:
-    sections = read_sections()
+def test_the_tutorial_works_word_for_word(reader: TutorialReader) -> None:
+    sections = read_sections(TEXT)
     assert CHECKS.keys() <= sections.keys()
     for title, section in sections.items():
         reader.follow(section)

@@ -33,6 +33,13 @@ def scopes():
     return main(**json.loads(os.environ["AIOPYRAMID_TEST_SETTINGS"]))
 
 
+def front():
+    sys.path.insert(0, str(FOLDER))
+    from front import main
+
+    return main()
+
+
 def waiting():
     sys.path.insert(0, str(FOLDER))
     from waiting import main
