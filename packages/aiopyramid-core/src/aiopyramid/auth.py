@@ -52,23 +52,68 @@ class CoroutineSecurityPolicy:
         return _waiting(getattr(self.policy, name))
 
     def identity(self, request: Any) -> Any:
-        """Return the identity of the current user, or ``None``."""
+        """
+        Return the identity of the current user.
+
+        Args:
+            request: The request.
+
+        Returns:
+            An object of the policy, or ``None`` for nobody.
+        """
         return _calling(self.policy.identity)(request)
 
     def authenticated_userid(self, request: Any) -> Any:
-        """Return the current user's id, or ``None``."""
+        """
+        Return the id of the current user.
+
+        Args:
+            request: The request.
+
+        Returns:
+            The id, which is a `str` as a rule, or ``None`` for nobody.
+        """
         return _calling(self.policy.authenticated_userid)(request)
 
     def permits(self, request: Any, context: Any, permission: str) -> Any:
-        """Return True if the current user has a permission on a context."""
+        """
+        Tell whether the current user has a permission on a context.
+
+        Args:
+            request: The request.
+            context: The resource that the permission is for.
+            permission: Its name.
+
+        Returns:
+            True, or what is true, such as `pyramid.security.Allowed`, if so.
+        """
         return _calling(self.policy.permits)(request, context, permission)
 
     def remember(self, request: Any, userid: Any, **kwargs: Any) -> Any:
-        """Return the headers that log a user in."""
+        """
+        Sign a user in.
+
+        Args:
+            request: The request.
+            userid: The user's id.
+            kwargs: What else the policy takes.
+
+        Returns:
+            The headers of the response that do so, as pairs of name and value.
+        """
         return _calling(self.policy.remember)(request, userid, **kwargs)
 
     def forget(self, request: Any, **kwargs: Any) -> Any:
-        """Return the headers that log the current user out."""
+        """
+        Sign the current user out.
+
+        Args:
+            request: The request.
+            kwargs: What else the policy takes.
+
+        Returns:
+            The headers of the response that do so, as pairs of name and value.
+        """
         return _calling(self.policy.forget)(request, **kwargs)
 
 
@@ -172,25 +217,67 @@ class CoroutineAuthenticationPolicyProxy:
 
     @spawn_greenlet_on_scope_error
     def remember(self, request: Any, userid: Any, **kwargs: Any) -> Any:
-        """Return the headers that log a user in."""
+        """
+        Sign a user in.
+
+        Args:
+            request: The request.
+            userid: The user's id.
+            kwargs: What else the policy takes.
+
+        Returns:
+            The headers of the response that do so, as pairs of name and value.
+        """
         return self._policy.remember(request, userid, **kwargs)
 
     @spawn_greenlet_on_scope_error
     def forget(self, request: Any) -> Any:
-        """Return the headers that log the current user out."""
+        """
+        Sign the current user out.
+
+        Args:
+            request: The request.
+
+        Returns:
+            The headers of the response that do so, as pairs of name and value.
+        """
         return self._policy.forget(request)
 
     @spawn_greenlet_on_scope_error
     def unauthenticated_userid(self, request: Any) -> Any:
-        """Return the user id that the request claims, unchecked."""
+        """
+        Return the user id that the request claims, unchecked.
+
+        Args:
+            request: The request.
+
+        Returns:
+            The id, or ``None``.
+        """
         return self._policy.unauthenticated_userid(request)
 
     @spawn_greenlet_on_scope_error
     def authenticated_userid(self, request: Any) -> Any:
-        """Return the current user's id, or ``None``."""
+        """
+        Return the current user's id, checked by the callback.
+
+        Args:
+            request: The request.
+
+        Returns:
+            The id, or ``None`` for nobody.
+        """
         return self._policy.authenticated_userid(request)
 
     @spawn_greenlet_on_scope_error
     def effective_principals(self, request: Any) -> Any:
-        """Return the current user's principals."""
+        """
+        Return the current user's principals.
+
+        Args:
+            request: The request.
+
+        Returns:
+            A list with `pyramid.authorization.Everyone`, and what the callback adds.
+        """
         return self._policy.effective_principals(request)

@@ -345,7 +345,15 @@ def in_worker_thread() -> bool:
 
 
 def scope_error(what: str) -> ScopeError:
-    """Make the error for code that waits where it cannot."""
+    """
+    Make the error for code that waits where it cannot.
+
+    Args:
+        what: The name of what it waits for.
+
+    Returns:
+        The error, whose message says what to do instead.
+    """
     if _is_in_thread():
         message = homes.obstacle or NO_LOOP
     else:
@@ -371,6 +379,16 @@ def run_coroutine(coroutine: Awaitable[T]) -> T:
 
     Like :func:`await_`, except that the coroutine's steps run in this greenlet
     and not in its driver. A step that does not suspend costs no switch.
+
+    Args:
+        coroutine: The coroutine.
+
+    Returns:
+        Its result.
+
+    Raises:
+        ScopeError: Where waiting is impossible.
+        BaseException: What the coroutine raises.
     """
     step: Callable[[Awaitable[T]], T] = threads.bound(_step)
 

@@ -40,7 +40,19 @@ class AsyncioMapperBase(DefaultViewMapper):  # type: ignore[misc]
     attr: str | None
 
     def is_coroutine_view(self, view: Any) -> bool:
-        """Return True if the callable that ``view`` and ``attr`` stand for is a coroutine."""
+        """
+        Tell whether the callable that ``view`` and ``attr`` stand for is a coroutine.
+
+        Args:
+            view: The view.
+
+        Returns:
+            True for coroutine and generator functions.
+
+        Raises:
+            pyramid.exceptions.ConfigurationError: For an asynchronous generator function, which
+                cannot be a view.
+        """
         function = self._function(view)
         if any(
             inspect.isasyncgenfunction(candidate)
@@ -57,14 +69,31 @@ class AsyncioMapperBase(DefaultViewMapper):  # type: ignore[misc]
         return getattr(view, attr, None) if attr else view
 
     def map_view(self, view: Any) -> View:
-        """Map ``view`` to a callable with the arguments ``(context, request)``."""
+        """
+        Map a view to a callable, as Pyramid's own mapper does.
+
+        Args:
+            view: The view: a function, a class, an object, or a `functools.partial`.
+
+        Returns:
+            A callable with the arguments ``(context, request)``. For a coroutine view, it returns
+            the coroutine.
+        """
         if isinstance(view, functools.partial):
             view = _named(view)
         mapped: View = super().__call__(view)
         return mapped
 
     def run_in_coroutine_view(self, view: Any) -> View:
-        """Map a coroutine or generator view so that it runs on the event loop."""
+        """
+        Map a coroutine or generator view so that it runs on the event loop.
+
+        Args:
+            view: The view.
+
+        Returns:
+            A plain callable with the arguments ``(context, request)``, which waits.
+        """
         as_coroutine_function(self._function(view))
         mapped = self.map_view(view)
 
@@ -84,6 +113,12 @@ class AsyncioMapperBase(DefaultViewMapper):  # type: ignore[misc]
 
         That is its request's own thread, where the request has one, and else a
         thread of the loop's executor.
+
+        Args:
+            view: The view.
+
+        Returns:
+            A callable with the arguments ``(context, request)``.
         """
         mapped = self.map_view(view)
 

@@ -18,6 +18,14 @@ class ClientDisconnected(ConnectionResetError):
 
 
 def is_cancellation(exc: BaseException) -> bool:
-    """Return True if the current task is being cancelled, not one that it waited for."""
+    """
+    Tell whether the current task is being cancelled, and not one that it waited for.
+
+    Args:
+        exc: What was caught.
+
+    Returns:
+        True if it is the cancellation of the current task.
+    """
     task = asyncio.current_task()
     return isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling() > 0

@@ -28,7 +28,15 @@ T = TypeVar("T")
 
 
 def is_generator(func: object) -> bool:
-    """Return True if ``func`` is a generator function, a generator or a future."""
+    """
+    Tell whether an object is what ``yield from`` can wait for, or makes that.
+
+    Args:
+        func: Any object.
+
+    Returns:
+        True for a generator function, a generator or a future.
+    """
     return (
         inspect.isgeneratorfunction(func)
         or inspect.isgenerator(func)
@@ -38,12 +46,15 @@ def is_generator(func: object) -> bool:
 
 def is_coroutine_function(func: object) -> bool:
     """
-    Return True if calling ``func`` gives something to await.
+    Tell whether calling an object gives something to await.
 
-    True for coroutine and generator functions, for instances whose
-    ``__call__`` is one, and for these behind `functools.partial` or a
-    decorator that uses `functools.wraps`. A synchronized coroutine does not count: it
-    waits by itself.
+    Args:
+        func: Any object.
+
+    Returns:
+        True for coroutine and generator functions, for instances whose ``__call__`` is one, and for
+        these behind `functools.partial` or a decorator that uses `functools.wraps`. A synchronized
+        coroutine does not count: it waits by itself.
     """
     return _coroutine_function_in(func) is not None
 

@@ -113,6 +113,10 @@ class Home:
         """
         Let the loop call a function soon. May be called in any thread.
 
+        Args:
+            function: A plain function that does not block.
+            args: Positional arguments for it.
+
         Raises:
             LoopClosed: If the loop is closed.
         """
@@ -212,7 +216,13 @@ def _home_of(loop: asyncio.AbstractEventLoop) -> Home:
 
 
 def home_of_thread() -> Home | None:
-    """Find the loop that this thread works for, and start one if there is none."""
+    """
+    Find the loop that this thread works for, and start one if there is none.
+
+    Returns:
+        The loop's home; ``None`` where no loop may be started, such as in a process that loads
+        an application for others.
+    """
     home = _home.get(None)
     if home is not None and home.is_running():
         return home

@@ -42,6 +42,9 @@ def after(request: Any, group: str) -> str | None:
     Args:
         request: The request of the handshake.
         group: The name of the group.
+
+    Returns:
+        The ``id``, unchecked; ``None`` if the client says none.
     """
     try:
         found: str | None = request.GET.get(f"after.{group}")
@@ -51,7 +54,18 @@ def after(request: Any, group: str) -> str | None:
 
 
 def groups_of(registry: Any) -> Groups:
-    """Return the groups of an application, for code that has no request."""
+    """
+    Return the groups of an application, for code that has no request.
+
+    Args:
+        registry: The application's registry.
+
+    Returns:
+        What ``request.groups`` is in its requests.
+
+    Raises:
+        KeyError: If the application does not include aiopyramid.
+    """
     from .groups import Groups
 
     groups: Groups = registry[Groups]

@@ -26,13 +26,38 @@ class Form(Protocol):
     """What WebSockets get of a message, and of a gap. Members that share one share the frames."""
 
     def message(self, message: Message) -> str | bytes:
-        """Return the text or the bytes for a message."""
+        """
+        Return what a member gets of a message.
+
+        Args:
+            message: The message.
+
+        Returns:
+            `str` is sent as text, bytes are sent as binary.
+        """
 
     def resync(self, resync: Resync) -> str | bytes | None:
-        """Return the text or the bytes for a gap; ``None`` if there is no way to tell."""
+        """
+        Return what a member gets of a gap.
+
+        Args:
+            resync: The gap.
+
+        Returns:
+            The text or the bytes; ``None`` if there is no way to tell.
+        """
 
     def joined(self, group: str, id_: str | None) -> str | bytes | None:
-        """Return what tells a new member where it is, in a group with history; or ``None``."""
+        """
+        Return what a new member gets when it has joined, behind the history.
+
+        Args:
+            group: The name of the group.
+            id_: In a group with history, what tells a later ``join`` where to go on.
+
+        Returns:
+            The text or the bytes; ``None`` for nothing.
+        """
 
 
 class Raw:

@@ -212,7 +212,22 @@ class Groups:
         exclude: WebsocketConnection[Any, Any] | None = None,
         after_commit: Any = None,
     ) -> Publication:
-        """Publish a value as text, rendered by Pyramid's ``json`` renderer; see `publish`."""
+        """
+        Publish a value as text, rendered by Pyramid's ``json`` renderer, with its adapters.
+
+        Args:
+            group: The name of the group.
+            value: What the renderer knows.
+            exclude: As for `publish`.
+            after_commit: As for `publish`.
+
+        Returns:
+            As `publish`.
+
+        Raises:
+            TypeError: For a value that the renderer does not know, and as `publish`.
+            ValueError: As `publish`.
+        """
         renderer = RendererHelper("json", registry=self.registry)
         text = renderer.render(value, None, request=get_current_request())
         return self.publish(group, text, exclude=exclude, after_commit=after_commit)
@@ -230,6 +245,9 @@ class Groups:
             code: Close code (RFC 6455 section 7.4).
             reason: Close reason, at most 123 bytes in UTF-8.
             after_commit: As for `publish`.
+
+        Returns:
+            As `publish`.
 
         Raises:
             ValueError: If no close frame may carry the code or reason.
@@ -357,7 +375,12 @@ class Groups:
         """
         Let a connection get nothing more of a group. On the loop or in any thread.
 
-        Connections that end leave their groups by themselves.
+        Connections that end leave their groups by themselves. One that is not in the group stays
+        so.
+
+        Args:
+            group: The name of the group.
+            ws: The connection.
         """
         home = self._home
         if home is not None and asyncio._get_running_loop() is not home.loop:
@@ -384,6 +407,9 @@ class Groups:
             info: As for `join`.
             last: As for `join`.
             after: As for `join`.
+
+        Returns:
+            The listener, which has the group's messages from now on.
 
         Raises:
             TypeError: For a name of another type.
@@ -616,12 +642,29 @@ class Groups:
     # Who is there.
 
     def local_count(self, group: str) -> int:
-        """Return how many members a group has in this worker."""
+        """
+        Return how many members a group has in this worker. Asks nobody.
+
+        Args:
+            group: The name of the group.
+
+        Returns:
+            Their number.
+        """
         found = self._groups.get(group)
         return 0 if found is None else len(found.members)
 
     def local_members(self, group: str) -> list[Any]:
-        """Return the infos of a group's members in this worker, as they were given to `join`."""
+        """
+        Return the infos of a group's members in this worker. Asks nobody.
+
+        Args:
+            group: The name of the group.
+
+        Returns:
+            What was given to `join` or `listen` as ``info``, for each member; ``None`` for one
+            without.
+        """
         found = self._groups.get(group)
         return [] if found is None else [member.info for member in found.members]
 
@@ -631,6 +674,12 @@ class Groups:
 
         Each worker is asked: one that was killed does not count.
 
+        Args:
+            group: The name of the group.
+
+        Returns:
+            Their number. Two connections of a user are two.
+
         Raises:
             BroadcastError: If the broker cannot be reached.
         """
@@ -639,7 +688,14 @@ class Groups:
 
     async def members(self, group: str) -> list[Any]:
         """
-        Return the infos of a group's members in all workers, as they were given to `join`.
+        Return the infos of a group's members in all workers.
+
+        Args:
+            group: The name of the group.
+
+        Returns:
+            What was given to `join` or `listen` as ``info``, for each member; ``None`` for one
+            without.
 
         Raises:
             BroadcastError: If the broker cannot be reached.
@@ -650,7 +706,10 @@ class Groups:
 
     async def workers(self) -> list[Worker]:
         """
-        Return the workers that there are.
+        Return the workers that there are, this one included.
+
+        Returns:
+            A `Worker` for each.
 
         Raises:
             BroadcastError: If the broker cannot be reached.

@@ -435,7 +435,13 @@ class Listener(Member):
         self._size -= len(message.data)
 
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
-        """End behind what waits."""
+        """
+        End behind what waits.
+
+        Args:
+            code: Not used: a listener has no close code.
+            reason: Not used.
+        """
         if not self.closed:
             self.closed = True
             self._leave()

@@ -57,8 +57,15 @@ class Publisher:
         """
         Make a publisher of an application's settings, such as those of its ini file.
 
+        Args:
+            settings: The settings; those that do not begin with ``aiopyramid.broadcast.`` are
+                skipped.
+
+        Returns:
+            The publisher.
+
         Raises:
-            ValueError: For a bad setting.
+            ValueError: For a bad value or name, and for ``memory://``, which has no outside.
             ImportError: If the library for the broker is not installed.
         """
         publisher = cls.__new__(cls)
@@ -123,9 +130,15 @@ class Publisher:
         """
         Publish a value as JSON; see `publish`.
 
+        Args:
+            group: The name of the group.
+            value: What the module `json` knows. Pyramid's adapters do not count here.
+            after_commit: As for `publish`.
+
         Raises:
             TypeError: For what JSON does not know.
             ValueError: For NaN and infinity as well.
+            BroadcastError: As `publish`.
         """
         self.publish(group, messages.to_json(value), after_commit=after_commit)
 

@@ -104,7 +104,15 @@ class BroadcastSettings:
     timeout: float = _setting(_seconds, 5.0, "a number of seconds above 0, up to a year")
 
     def history_of(self, group: str) -> int:
-        """Return how many messages of a group are kept; 0 for a group without history."""
+        """
+        Return how many messages of a group are kept.
+
+        Args:
+            group: The name of the group.
+
+        Returns:
+            Their number; 0 for a group without history.
+        """
         for name, count in self.history:
             if group.startswith(name[:-1]) if name.endswith("*") else group == name:
                 return count
@@ -119,6 +127,12 @@ class BroadcastSettings:
 def from_settings(settings: Mapping[str, Any]) -> BroadcastSettings:
     """
     Read what begins with ``aiopyramid.broadcast.`` of an application's settings.
+
+    Args:
+        settings: The settings; all others are skipped.
+
+    Returns:
+        The settings of groups, with defaults for what is not set.
 
     Raises:
         ValueError: For a bad value or name, with the name.

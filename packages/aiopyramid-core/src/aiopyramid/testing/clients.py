@@ -404,7 +404,20 @@ class SyncClient(BaseClient[Any, SyncConnecting[SyncWebsocket], SyncConnecting[S
             raise error
 
     def call(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Call plain code that makes requests, in this thread, where it may be called as well."""
+        """
+        Call plain code that makes requests, in this thread, where it may be called as well.
+
+        Args:
+            func: A plain function, such as ``response.form.submit``.
+            args: Positional arguments for ``func``.
+            kwargs: Keyword arguments for ``func``.
+
+        Returns:
+            What ``func`` returns.
+
+        Raises:
+            BaseException: What ``func`` raises.
+        """
         return func(*args, **kwargs)
 
     def _connecting(self, opening: Opening | EventsOpening) -> SyncConnecting[Any]:

@@ -122,6 +122,9 @@ class Events:
         Args:
             timeout: How long to wait, in seconds.
 
+        Returns:
+            The event.
+
         Raises:
             EOFError: If the response has ended.
             TimeoutError: If no event comes in time.

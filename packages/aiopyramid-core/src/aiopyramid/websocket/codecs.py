@@ -44,13 +44,30 @@ class JSONCodec:
         self.request = request
 
     def encode(self, obj: Any) -> str:
-        """Render an object."""
+        """
+        Render an object.
+
+        Args:
+            obj: What the renderer knows.
+
+        Returns:
+            The JSON.
+
+        Raises:
+            TypeError: For an object that the renderer does not know.
+        """
         text: str = render("json", obj, request=self.request)
         return text
 
     def decode(self, message: str | bytes) -> Any:
         """
         Parse a message.
+
+        Args:
+            message: JSON; bytes in UTF-8.
+
+        Returns:
+            The value.
 
         Raises:
             ValueError: If it is not JSON, or too deeply nested.
@@ -95,5 +112,13 @@ def make_codec(codec: Any, request: Any) -> Any:
 
 
 def describe(exc: BaseException) -> dict[str, str]:
-    """Return what tells a client that its message did not fit."""
+    """
+    Return what tells a client that its message did not fit.
+
+    Args:
+        exc: What ``decode`` has raised.
+
+    Returns:
+        A mapping with ``error`` and ``detail``: the exception's text, at most 500 characters of it.
+    """
     return {"error": "invalid message", "detail": str(exc)[:MAX_DETAIL]}

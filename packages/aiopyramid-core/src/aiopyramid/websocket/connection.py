@@ -222,8 +222,12 @@ class WebsocketConnection(Typed[In, Out]):
         """
         Send a value as a text message, rendered by Pyramid's ``json`` renderer.
 
+        Args:
+            value: What the renderer knows, by its adapters among others.
+
         Raises:
             WebsocketClosed: If the connection is closed.
+            TypeError: For a value that the renderer does not know.
         """
         message: Any = JSONCodec(self.request).encode(value)
         await WebsocketConnection.send(self, message)

@@ -12,8 +12,12 @@ class WebsocketClosed(Exception):
     """
     The connection is closed. A view may let it pass: it ends quietly.
 
+    Args:
+        code: Close code (RFC 6455 section 7.4).
+        reason: Close reason.
+
     Attributes:
-        code: Close code (RFC 6455 section 7.4), 1006 if there was no close frame.
+        code: Close code, 1006 if there was no close frame.
         reason: Close reason, often empty.
     """
 

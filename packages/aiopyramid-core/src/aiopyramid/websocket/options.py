@@ -219,6 +219,9 @@ class WebsocketOptions:
             values: Unparsed values by option name.
             prefix: What stands before the name in the settings.
 
+        Returns:
+            The options with these values.
+
         Raises:
             pyramid.exceptions.ConfigurationError: For a bad value or name.
         """
@@ -235,6 +238,12 @@ OPTIONS: dict[str, Option] = {
 def from_settings(settings: Mapping[str, Any]) -> WebsocketOptions:
     """
     Read the options from an application's settings.
+
+    Args:
+        settings: The settings; those with another prefix are skipped.
+
+    Returns:
+        The options, with defaults for what is not set.
 
     Raises:
         pyramid.exceptions.ConfigurationError: For a bad value or name.

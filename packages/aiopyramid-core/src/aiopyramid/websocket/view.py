@@ -205,7 +205,15 @@ class WebsocketConnectionView(Typed[In, Out]):
             exc.add_note(f"Then on_close raised {another!r}.")
 
     async def send(self, message: Out) -> None:
-        """Send a message; see `WebsocketConnection.send`."""
+        """
+        Send a message; waits while the peer reads too slowly.
+
+        Args:
+            message: `str` is sent as text, bytes are sent as binary; with a codec, an object.
+
+        Raises:
+            WebsocketClosed: If the connection is closed.
+        """
         await self.ws.send(message)
 
     @_may_be_plain
@@ -223,7 +231,12 @@ class WebsocketConnectionView(Typed[In, Out]):
 
     @_may_be_plain
     async def on_message(self, message: In) -> None:
-        """Called with each message: `str` for text, `bytes` for binary, or what a codec makes."""
+        """
+        Called with each message, one at a time.
+
+        Args:
+            message: `str` for text, `bytes` for binary, or what a codec makes.
+        """
 
     @_may_be_plain
     async def on_close(self) -> None:

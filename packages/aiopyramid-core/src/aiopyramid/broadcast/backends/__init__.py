@@ -25,7 +25,15 @@ class Position(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Position | None:
-        """Read what a client has sent back; ``None`` if it is no position."""
+        """
+        Read what a client has sent back.
+
+        Args:
+            text: What the client says.
+
+        Returns:
+            The position; ``None`` if it is none.
+        """
         epoch, _, number = text.rpartition(".")
         if not epoch or not number.isascii() or not number.isdecimal() or len(number) > 18:
             return None
@@ -63,10 +71,23 @@ class Receiver(Protocol):
     """Whom a backend tells what has arrived. On the loop, and without waiting."""
 
     def received(self, channel: str, data: bytes, position: Position | None = None) -> None:
-        """Take a message of a channel; with its position, if the channel has a history."""
+        """
+        Take a message of a channel.
+
+        Args:
+            channel: The name of the channel at the broker.
+            data: The bytes that were published.
+            position: Where it is, if the channel has a history.
+        """
 
     def resync(self, channel: str, reason: Reason) -> None:
-        """Take note that messages may be missing here."""
+        """
+        Take note that messages may be missing here.
+
+        Args:
+            channel: The name of the channel at the broker.
+            reason: Why: one of those of a `Resync`.
+        """
 
 
 class Backend(Protocol):
@@ -81,6 +102,9 @@ class Backend(Protocol):
 
         A broker that cannot be reached is tried again until `stop`.
 
+        Args:
+            receiver: Whom to tell what arrives.
+
         Raises:
             BroadcastError: If trying again is of no use, such as with a wrong password.
         """
@@ -92,8 +116,11 @@ class Backend(Protocol):
         """
         Publish messages, in order.
 
+        Args:
+            batch: The messages.
+
         Returns:
-            What has failed, for each of them.
+            For each of them, what has failed; ``None`` if the broker has it.
 
         Raises:
             BrokerUnavailable: If nothing was sent, so that it may be tried again.
@@ -105,10 +132,18 @@ class Backend(Protocol):
 
         While the broker cannot be reached, return at once. `Receiver.resync` is called for the
         channel when it can be.
+
+        Args:
+            channel: The name of the channel at the broker.
         """
 
     async def unsubscribe(self, channel: str) -> None:
-        """Receive nothing of a channel any more."""
+        """
+        Receive nothing of a channel any more.
+
+        Args:
+            channel: The name of the channel at the broker.
+        """
 
 
 @runtime_checkable
@@ -132,6 +167,12 @@ class HistoryBackend(Backend, Protocol):
 def make_backend(settings: BroadcastSettings) -> Backend:
     """
     Make the backend that the URL asks for.
+
+    Args:
+        settings: The settings of groups.
+
+    Returns:
+        The backend, which has not connected yet.
 
     Raises:
         ImportError: If its library is not installed, with the name of the extra.
