@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version as distribution_version
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.nodes import make_refnode
 
@@ -16,6 +17,8 @@ extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 exclude_patterns = ["_build", "examples"]
 html_theme = "furo"
 html_show_copyright = False
+html_static_path = ["static"]
+html_css_files = ["pictures.css"]
 html_title = f"aiopyramid {release}"
 
 copybutton_prompt_text = "$ "
@@ -69,7 +72,18 @@ def keep_colons(
         lines.insert(0, "\\")  # shows as nothing
 
 
+def tidy(app: Sphinx, doctree: nodes.document) -> None:
+    """Cut blank lines off the ends of files, and let pictures scroll where they are too wide."""
+    for block in doctree.findall(nodes.literal_block):
+        if block.rawsource == block.astext():  # else it is not highlighted
+            block.rawsource = block.rawsource.rstrip()
+            block.children = [nodes.Text(block.rawsource)]
+    for image in list(doctree.findall(nodes.image)):
+        image.replace_self(nodes.container("", image.deepcopy(), classes=["picture"]))
+
+
 def setup(app: Sphinx) -> None:
     """Register the functions above."""
+    app.connect("doctree-read", tidy)
     app.connect("missing-reference", resolve_short_name)
     app.connect("autodoc-process-docstring", keep_colons, priority=400)

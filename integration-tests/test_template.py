@@ -215,6 +215,7 @@ def test_two_browsers_chat_over_two_workers(
             one.sees_members("<i>Ann</i>, Bob")
         ann.type("<b>hello</b>")
         bob.sees("<b>hello</b>")
+        assert of_ann.get_log("browser") == of_bob.get_log("browser") == []
         for worker in workers:
             os.kill(worker, signal.SIGKILL)
         eventually(lambda: len(server.children() - workers) == 2, "there are two new workers")
