@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import browser
 import httpx
 import pytest
 from harness import WEBSOCKET_VARIANTS, Server
@@ -190,3 +191,51 @@ def test_a_token_is_a_header_or_a_subprotocol(launch: Launch, variant: str) -> N
             server.sync_connect("/feed", subprotocols=offered)
         assert refused.value.response.status_code == FORBIDDEN
     assert TOKEN not in server.log
+
+
+# In a browser.
+
+in_a_browser = pytest.mark.skipif(not browser.is_installed(), reason=browser.NEEDS)
+ONCE = pytest.mark.parametrize("variant", ["gunicorn-uvloop", "uwsgi-threads"])
+
+OPEN = """
+const [path, protocols, done] = arguments;
+const socket = new WebSocket(path, protocols);
+socket.onmessage = ({ data }) => done({ data, protocol: socket.protocol });
+socket.onclose = ({ code, reason }) => done({ code, reason });
+"""
+
+
+@in_a_browser
+@ONCE
+def test_a_page_signs_in_listens_and_is_signed_out(
+    launch: Launch, variant: str, tmp_path: Path
+) -> None:
+    server = start(launch, variant, tmp_path)
+    with browser.open_browser(tmp_path / "browser") as page, user(server, "ann") as phone:
+        page.get(server.url)
+        # A script does not learn why it is refused.
+        assert page.execute_async_script(OPEN, "/inbox", []) == {"code": 1006, "reason": ""}
+        for name, text in {"user": "ann", "password": "apple"}.items():
+            page.find_element("name", name).send_keys(text)
+        page.find_element("tag name", "button").click()
+        browser.until(page, "document.getElementById('state')?.textContent === 'connected'")
+        assert post(phone, "/sign_out").status_code == 303
+        browser.until(page, "document.querySelector('[name=password]')")
+
+
+@in_a_browser
+@ONCE
+def test_a_page_sends_a_token_as_a_subprotocol(
+    launch: Launch, variant: str, tmp_path: Path
+) -> None:
+    server = launch(variant=variant, app="apps.examples:tokens()", wait=False)
+    server.port = int(server.wait_for_log(server.listening).group(1))
+    token = f"token.{TOKEN}"
+    with browser.open_browser(tmp_path / "browser") as page:
+        page.get(f"{server.url}/none")
+        opened = page.execute_async_script(OPEN, "/feed", ["feed.v1", token])
+        assert opened == {"data": "hello, ann", "protocol": "feed.v1"}
+        # The server chooses none of those that are offered.
+        failed = page.execute_async_script(OPEN, "/feed", [token])
+        assert failed == {"code": 1006, "reason": ""}
