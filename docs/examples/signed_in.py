@@ -154,7 +154,7 @@ class Inbox(WebsocketConnectionView):
 
     @message_scope(check=still_signed_in)
     def on_message(self, message):
-        room = ROOMS.get(message)
+        room = ROOMS.get(str(message))
         if room is None or not self.request.has_permission("enter", room):
             synchronize(self.send)("you may not enter")
             return
@@ -171,7 +171,7 @@ def main(global_config=None, **settings):
             secure=settings.get("session.secure") != "false",
             httponly=True,
             samesite="Lax",
-            timeout=None,  # the rows say how long
+            timeout=30 * 86400,  # longer than any connection; the rows say how long
         )
         config.set_session_factory(session_factory)
         config.set_security_policy(SecurityPolicy())

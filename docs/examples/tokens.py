@@ -20,7 +20,7 @@ def token_of(request):
     for name in request.headers.get("Sec-WebSocket-Protocol", "").split(","):
         if name.strip().startswith("token."):
             return name.strip().removeprefix("token.")
-    return None
+    return ""
 
 
 class SecurityPolicy:
