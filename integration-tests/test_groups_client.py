@@ -311,6 +311,34 @@ def test_some_codes_are_final(client: Client) -> None:
     assert client.wait_for("close", 2)[1]["again"] is None
 
 
+def test_a_page_that_is_left_leaves_its_groups_until_it_comes_back(client: Client) -> None:
+    """The browser keeps it, with all that its scripts know, for the Back button."""
+    client.connect("kept:a")
+    client.publisher.publish("kept:a", "before")
+    client.wait_for("message")
+
+    def members() -> int:
+        with client.server.client() as http:
+            return int(http.get("/count", params={"group": "kept:a"}).json())
+
+    assert members() == 1
+    client.driver.get(f"{client.server.url}/page?elsewhere")
+    eventually(lambda: members() == 0, "it has left its group")
+    client.publisher.publish("kept:a", "meanwhile")
+    client.driver.back()
+    client.wait_for("joined", 2)
+    assert client.data("kept:a") == ["before", "meanwhile"]
+    assert client.wait_for("close") == [
+        {"what": "close", "code": 1000, "reason": "the page was left", "again": 0}
+    ]
+    client.close()
+    client.driver.get(f"{client.server.url}/page?elsewhere")
+    client.driver.back()
+    client.until("log.length > 0")
+    assert client.run("return feed.send('closed for good')") is False
+    assert len(client.log("open")) == 2
+
+
 def test_waits_grow_until_a_connection_lasts(client: Client) -> None:
     client.run(STUBS)
     client.run("""return (async () => {

@@ -22,6 +22,11 @@ def page(request):
     return response
 
 
+@view_config(route_name="count", renderer="json")
+async def count(request):
+    return await request.groups.count(request.GET["group"])
+
+
 @websocket_view_config(route_name="room")
 async def room(ws):
     """Join the groups of the query; then do what the page says."""
@@ -44,7 +49,7 @@ def main():
         config.include("aiopyramid")
         config.add_route("up", "/up")
         config.add_view(lambda request: Response("up"), route_name="up")
-        for name in ("page", "room"):
+        for name in ("page", "count", "room"):
             config.add_route(name, f"/{name}")
         config.add_static_view("aiopyramid", "aiopyramid:static")
         config.scan(__name__)

@@ -28,7 +28,8 @@ export function isFinal(code) {
  *   onresync({group, reason}): messages of the group may be missing here.
  *   onother(data): what is of no group, a string or an ArrayBuffer.
  *   onopen(): it is open; onclose({code, reason, again}): it is closed, and opened again in so many
- *     milliseconds, or when the browser is online again; or not at all: null.
+ *     milliseconds, or when the browser is online again, or when the page comes back by the browser's
+ *     Back button; or not at all: null.
  *   isFinal(code): says that of a code; protocols: the subprotocols to offer.
  * @returns {object} send(data), which returns false if it is not open; retry(), at once, also if it
  *   was closed for good; close(code, reason), for good.
@@ -85,11 +86,29 @@ export function connect(url, options = {}) {
     options.onclose?.({ code, reason, again });
   }
 
+  // A browser keeps a page for its Back button, and would keep the connection too: those who have
+  // left would still be in their groups. It is opened again when the page comes back.
+  function leave() {
+    stopWaiting();
+    if (!socket) return;
+    socket.onopen = socket.onmessage = socket.onclose = null;
+    socket.close();
+    socket = null;
+    opened = 0;
+    options.onclose?.({ code: 1000, reason: "the page was left", again: 0 });
+  }
+
+  function comeBack({ persisted }) {
+    if (persisted && !ended && !socket) open();
+  }
+
   function stopWaiting() {
     clearTimeout(timer);
     removeEventListener("online", open);
   }
 
+  addEventListener("pagehide", leave);
+  addEventListener("pageshow", comeBack);
   open();
   return {
     send(data) {
