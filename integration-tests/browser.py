@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from harness import PATIENCE
+from harness import HERE, PATIENCE
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.support.wait import WebDriverWait
+
+LOOKS = (HERE / "looks.js").read_text()
 
 NEEDS = "needs Debian's packages chromium and chromium-driver"
 
@@ -60,3 +62,8 @@ def until(driver: Chrome, expression: str) -> Any:
     return WebDriverWait(driver, PATIENCE, poll_frequency=0.02).until(
         lambda driver: driver.execute_script(f"return {expression}"), expression
     )
+
+
+def look(driver: Chrome, call: str) -> Any:
+    """Call a function of ``looks.js``, which measures how the page looks."""
+    return driver.execute_script(f"{LOOKS}\nreturn {call}")

@@ -11,13 +11,11 @@ from typing import Any
 import browser
 import pytest
 from demos import SERVERS, Tab
-from harness import HERE, Server
+from harness import Server
 from redis_server import RedisServer
 from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
-
-LOOKS = (HERE / "looks.js").read_text()
 
 # What the page says of its connection, and the connections themselves.
 WATCH = """
@@ -61,7 +59,7 @@ class Page:
 
     def look(self, call: str) -> Any:
         """Call a function of ``looks.js``."""
-        return self.run(f"{LOOKS}\nreturn {call}")
+        return browser.look(self.driver, call)
 
     def find(self, selector: str) -> WebElement:
         return self.driver.find_element(By.CSS_SELECTOR, selector)

@@ -14,7 +14,7 @@ from typing import Any
 
 import browser
 import pytest
-from browser import open_browser, until
+from browser import look, open_browser, until
 from harness import HERE, Server, UWSGIServer, eventually, reserve_port
 from redis_server import RedisServer
 from selenium.webdriver import Chrome
@@ -236,6 +236,48 @@ def test_two_browsers_chat_over_two_workers(
         until(of_bob, "document.querySelector('#state').value === 'You have signed out.'")
         ann.sees_members("<i>Ann</i>")
     assert "Traceback" not in server.log
+
+
+def check_looks(driver: Chrome) -> None:
+    """Check the page in light and dark, wide and narrow."""
+    for scheme in "light", "dark":
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        assert (look(driver, "luminance(background(document.body))") > 0.5) == (scheme == "light")
+        assert [one for one in look(driver, "textContrasts()") if one["contrast"] < 4.5] == []
+        assert [one for one in look(driver, "controlContrasts()") if one["contrast"] < 3] == []
+        assert look(driver, "focusContrast()") >= 3
+    for width in 320, 768:
+        screen = {"width": width, "height": 640, "deviceScaleFactor": 1, "mobile": False}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+        for wrong in "cutOff()", "overlaps()", "smallTargets(44)":
+            assert look(driver, wrong) == []
+
+
+def test_its_pages_look_right_wide_and_narrow_light_and_dark(start: Start, tmp_path: Path) -> None:
+    if not browser.is_installed():
+        pytest.skip(browser.NEEDS)
+    server = start("gunicorn", SESSION_SECRET="x" * 40)
+    with open_browser(tmp_path / "ann") as of_ann:
+        of_ann.get(f"{server.url}/elsewhere")
+        of_ann.find_element(By.LINK_TEXT, "To the chat").send_keys(Keys.ENTER)
+        check_looks(of_ann)
+        ann = Person(of_ann, server)
+        ann.type(" " * 3)
+        until(of_ann, "document.querySelector('[role=alert]') !== null")
+        check_looks(of_ann)
+        ann.type("A_very_long_name_without_space")
+        until(of_ann, CONNECTED)
+        texts = ["hello", "https://example.com/" + "long" * 50]
+        for text in texts:
+            ann.type(text)
+        ann.sees(*texts)
+        ann.sees_members("A_very_long_name_without_space")
+        check_looks(of_ann)
+        server.stop()
+        until(of_ann, "document.querySelector('#state').value.startsWith('Not connected')")
+        check_looks(of_ann)
 
 
 def test_in_development_a_changed_file_starts_the_worker_again(
