@@ -36,7 +36,8 @@ def run_table(table: Table, args: argparse.Namespace) -> None:
     if parts[1][1]:
         report.show("Besides", *parts[1])
     if args.write:
-        title = f"{table.title}: {table.work}s a CPU second, {table.peers[0].label} = 1"
+        works = table.work.removesuffix("y") + "ies" if table.work[-1] == "y" else f"{table.work}s"
+        title = f"{table.title}: {works} a CPU second, {table.peers[0].label} = 1"
         ratios = [ratio(samples, results[0]) for samples in results]
         labels = [peer.label for peer in table.peers]
         plot = report.bars(title, dict(zip(labels, ratios, strict=True)))

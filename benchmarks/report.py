@@ -77,7 +77,8 @@ def conditions(peers: Iterable[Peer], how: str) -> str:
 
 
 def rst(heads: list[str], rows: Rows) -> str:
-    lines = [".. list-table::", "   :header-rows: 1", ""]
+    kind = ["   :class: figures"] if rows[0][1][0].isdigit() else []
+    lines = [".. list-table::", *kind, "   :header-rows: 1", ""]
     for row in heads, *rows:
         lines += [f"   {'* -' if i == 0 else '  -'} {cell}".rstrip() for i, cell in enumerate(row)]
     return "\n".join(lines) + "\n"
@@ -129,7 +130,8 @@ def lines(title: str, columns: Sequence[str], rows: dict[str, list[float]]) -> s
     def y_of(value: float) -> float:
         return 270 - 230 * (math.log10(value) - low) / (high - low)
 
-    ticks = [m * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for m in (1, 2, 5)]
+    steps = (1, 2, 5) if high - low > 0.7 else (1, 1.5, 2, 3, 4, 5, 7)
+    ticks = [m * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for m in steps]
     for tick in ticks:
         if low <= math.log10(tick) <= high:
             y = y_of(tick)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import version as distribution_version
 from typing import Any
 
@@ -18,7 +19,7 @@ exclude_patterns = ["_build", "examples"]
 html_theme = "furo"
 html_show_copyright = False
 html_static_path = ["static"]
-html_css_files = ["pictures.css"]
+html_css_files = ["pages.css"]
 html_title = f"aiopyramid {release}"
 
 copybutton_prompt_text = "$ "
@@ -80,10 +81,37 @@ def tidy(app: Sphinx, doctree: nodes.document) -> None:
             block.children = [nodes.Text(block.rawsource)]
     for image in list(doctree.findall(nodes.image)):
         image.replace_self(nodes.container("", image.deepcopy(), classes=["picture"]))
+    for table in doctree.findall(nodes.table):
+        label_cells(table)
+
+
+def label_cells(table: nodes.table) -> None:
+    """Repeat the heads of a table of text in its cells, for screens without room for columns."""
+    heads, *rows = table.findall(nodes.row)
+    is_text = "colwidths-given" in table["classes"] and list(table.findall(nodes.thead))
+    if not is_text or len(heads) < 3:
+        return
+    table["classes"].append("cards")
+    for row in rows:
+        for head, cell in list(zip(heads, row, strict=True))[1:]:
+            if not cell.children:
+                cell["classes"].append("empty")
+            elif head.children:
+                label = nodes.paragraph("", "", *(n.deepcopy() for n in head[0]), classes=["label"])
+                cell.insert(0, label)
+                label += nodes.Text(": ")
+
+
+def shorten(app: Sphinx, what: str, name: str, obj: Any, options: Any, sig: str, ret: str) -> Any:
+    """Take the modules off the names in signatures that Sphinx does not parse."""
+    if sig and "~" in sig:
+        return re.sub(r"~(\w+\.)*~?", "", sig), ret
+    return None
 
 
 def setup(app: Sphinx) -> None:
     """Register the functions above."""
     app.connect("doctree-read", tidy)
+    app.connect("autodoc-process-signature", shorten)
     app.connect("missing-reference", resolve_short_name)
     app.connect("autodoc-process-docstring", keep_colons, priority=400)

@@ -285,6 +285,7 @@ def test_a_fork_in_plain_code_on_a_loop_leaves_that_loop_behind():
             return await_(pid()) == os.getpid()
 
         async def main():
+            asyncio.get_running_loop().slow_callback_duration = 60  # a fork may take long
             print(await spawn_greenlet(plain))
             print(await use_executor(plain)())
 
