@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from importlib.metadata import version as distribution_version
-from typing import Any
+from typing import Any, TypeVar
 
+from aiopyramid.websocket import typed
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.nodes import make_refnode
@@ -13,6 +15,9 @@ from sphinx.util.nodes import make_refnode
 project = "aiopyramid"
 author = "the aiopyramid contributors"
 release = version = distribution_version("aiopyramid-core")
+
+# At run time these are None, which would be shown.
+typed.In, typed.Out = TypeVar("In"), TypeVar("Out")
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 exclude_patterns = ["_build", "examples"]
@@ -27,6 +32,8 @@ copybutton_prompt_text = "$ "
 default_role = "py:obj"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 110
 autodoc_default_options = {"undoc-members": False}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
@@ -42,6 +49,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(\w+Error|Exception|BaseException)"),
     (r"py:.*", r"(Any|Awaitable|Callable|Coroutine|Executor|Extension|Iterable|Mapping|Option)"),
     (r"py:.*", r"(AsyncIterator|BytesLike|Configurator|Handshake|P\.\w+|P|Session|T|View|deque)"),
+    (r"py:.*", r"__main__\.(In|Out)"),
     (r"py:.*", r"aiopyramid\.\w+\.T|aiopyramid\.testing\.clients\.To\w+"),
     (r"py:.*", r"(Check|Class|CoroutineType|Decorator|Function|In|Method|Out|Typed|Within)"),
     (r"py:.*", r"aiopyramid\.websocket\.(scope|view)\.(Class|Decorator|Function|Method|P|T)"),
@@ -104,7 +112,9 @@ def label_cells(table: nodes.table) -> None:
 
 def shorten(app: Sphinx, what: str, name: str, obj: Any, options: Any, sig: str, ret: str) -> Any:
     """Take the modules off the names in signatures that Sphinx does not parse."""
-    if sig and "~" in sig:
+    try:
+        ast.parse(f"def f{sig or '()'}: ...")
+    except SyntaxError:
         return re.sub(r"~(\w+\.)*~?", "", sig), ret
     return None
 
