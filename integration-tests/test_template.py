@@ -51,8 +51,9 @@ def project(tmp_path_factory: pytest.TempPathFactory, dist: Path) -> Path:
     [
         ({"package": "1st"}, "package = '1st'"),
         ({"package": "class"}, "package = 'class'"),
-        ({"package": "asyncio"}, "a module that the project needs has this name"),
+        ({"package": "asyncio"}, "something that the project needs has this name"),
         ({"package": "../up"}, "package = '../up'"),
+        ({"package": "deploy"}, "something that the project needs has this name"),
         ({"project_name": "50% off"}, "project_name = '50% off'"),
     ],
 )
@@ -234,8 +235,44 @@ def test_two_browsers_chat_over_two_workers(
         until(of_bob, "document.querySelector('h1').textContent === 'Who are you?'")
         of_bob.switch_to.window(of_bob.window_handles[0])
         until(of_bob, "document.querySelector('#state').value === 'You have signed out.'")
+        of_bob.find_element(By.LINK_TEXT, "Sign in again").send_keys(Keys.ENTER)
+        until(of_bob, "document.querySelector('h1').textContent === 'Who are you?'")
         ann.sees_members("<i>Ann</i>")
     assert "Traceback" not in server.log
+
+
+def test_while_redis_is_away_nothing_is_lost_in_silence(
+    start: Start, redis: RedisServer, tmp_path: Path
+) -> None:
+    if not browser.is_installed():
+        pytest.skip(browser.NEEDS)
+    own = RedisServer(redis.command[0])
+    try:
+        server = start("gunicorn", SESSION_SECRET="x" * 40, REDIS_URL=own.url, WEB_CONCURRENCY="2")
+        with open_browser(tmp_path / "ann") as of_ann, open_browser(tmp_path / "bob") as of_bob:
+            ann, bob = Person(of_ann, server), Person(of_bob, server)
+            ann.sign_in("Ann")
+            bob.sign_in("Bob")
+            for one in ann, bob:
+                one.sees_members("Ann, Bob")
+            of_bob.switch_to.new_window("tab")
+            of_bob.get(server.url)
+            until(of_bob, CONNECTED)
+            own.kill()
+            ann.type("to nobody")
+            shown = "document.querySelector('#said em')?.textContent ?? ''"
+            until(of_ann, f"{shown}.startsWith('This could not be sent')")
+            # Signs out while nobody can be told.
+            bob.press("Sign out")
+            until(of_bob, "document.querySelector('h1').textContent === 'Who are you?'")
+            own.start()
+            of_bob.switch_to.window(of_bob.window_handles[0])
+            until(of_bob, "document.querySelector('h1').textContent === 'Who are you?'")
+            ann.sees_members("Ann")
+            ann.type("to all")
+            until(of_ann, f"{SAID}.at(-1) === 'to all'")
+    finally:
+        own.stop()
 
 
 def check_looks(driver: Chrome) -> None:

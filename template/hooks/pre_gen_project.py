@@ -7,8 +7,14 @@ import sys
 PROJECT_NAME = """{{ cookiecutter.project_name }}"""
 PACKAGE = """{{ cookiecutter.package }}"""
 
-# What would hide a package that the project needs.
-TAKEN = {"aiopyramid", "gunicorn", "pyramid", "redis", "tests", "uwsgi", "websockets"}
+# What would hide a package that the project needs, a folder of its own or another service.
+TAKEN = {
+    *("aiopyramid", "greenlet", "gunicorn", "hupper", "jinja2", "markupsafe", "paste", "plaster"),
+    *("psycopg", "pyramid", "pyramid_debugtoolbar", "pyramid_jinja2", "pytest", "redis", "uvloop"),
+    *("uwsgi", "venusian", "webob", "websockets", "webtest", "zope"),
+    *("deploy", "docs", "test", "tests", "venv"),
+    *("apache2", "docker", "nginx", "postgresql", "ssh", "systemd", "valkey"),
+}
 
 
 def check() -> str | None:
@@ -24,7 +30,7 @@ def check() -> str | None:
             "with a letter first, and no word of Python's own"
         )
     if PACKAGE in TAKEN or PACKAGE in sys.stdlib_module_names:
-        return f"package = {PACKAGE!r}: a module that the project needs has this name"
+        return f"package = {PACKAGE!r}: something that the project needs has this name"
     return None
 
 

@@ -56,3 +56,10 @@ async def test_signing_out_closes_all_connections_of_the_user(signed_in, async_c
         await client.call(page.forms[0].submit)
         await ws.wait_closed()
         assert (ws.close_code, ws.close_reason) == (4401, "signed out")
+
+
+def test_signing_in_again_closes_the_connections_of_before(signed_in, sync_client, sign_in):
+    with sync_client.websocket("/chat") as ws:
+        sign_in(signed_in, "Bob")
+        ws.wait_closed()
+        assert ws.close_code == 4401

@@ -1,22 +1,36 @@
+import pytest
+
+
 def test_strangers_are_asked_for_a_name(testapp):
     response = testapp.get("/", status=303).follow()
     assert "Who are you?" in response
 
 
-def test_the_name_is_checked(testapp):
+@pytest.mark.parametrize(
+    "name", ["", "x" * 31, "\N{ZERO WIDTH SPACE}", "\N{RIGHT-TO-LEFT OVERRIDE}Ann"]
+)
+def test_a_name_must_be_readable(testapp, name):
     form = testapp.get("/sign-in").form
-    form["name"] = "x" * 31
-    assert "A name has 1 to 30 characters." in form.submit(status=400)
+    form["name"] = name
+    response = form.submit(status=400)
+    assert "A name has 1 to 30 characters that can be seen." in response
 
 
 def test_a_form_without_a_token_is_refused(testapp):
-    testapp.post("/sign-in", {"name": "Ann"}, status=400)
+    response = testapp.post("/sign-in", {"name": "Ann"}, status=400)
+    assert "That page was too old." in response
 
 
 def test_the_page_is_for_those_who_have_signed_in(signed_in):
     assert "Ann" in signed_in.get("/")
     assert signed_in.get("/").forms[0].submit(status=303).location.endswith("/sign-in")
     signed_in.get("/", status=303)
+
+
+def test_signing_out_twice_asks_for_a_name(signed_in):
+    form = signed_in.get("/").forms[0]
+    form.submit(status=303)
+    assert form.submit().status_int in (303, 400)
 
 
 def test_names_are_text(testapp, sign_in):

@@ -4,6 +4,8 @@ import os
 
 from pyramid.config import Configurator
 
+NAME = "{{ cookiecutter.project_name }}"
+
 # What differs from machine to machine: the environment wins over the ini file.
 ENVIRONMENT = {
     "session.secret": "SESSION_SECRET",
@@ -19,6 +21,7 @@ def main(global_config, **settings):
     with Configurator(settings=settings) as config:
         config.include("aiopyramid")
         config.include("pyramid_jinja2")
+        config.add_request_method(lambda request: NAME, "site_name", property=True)
         config.include(".security")
         config.include(".routes")
         config.scan(".views")

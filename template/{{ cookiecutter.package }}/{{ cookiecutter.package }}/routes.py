@@ -3,8 +3,10 @@
 
 def includeme(config):
     """Add the routes and the static files."""
-    config.add_static_view("static", "{{ cookiecutter.package }}:static", cache_max_age=3600)
-    config.add_static_view("aiopyramid", "aiopyramid:static", cache_max_age=3600)
+    # Seconds after which a page has the files of a new release.
+    age = int(config.registry.settings.get("static.max_age", 60))
+    config.add_static_view("static", "{{ cookiecutter.package }}:static", cache_max_age=age)
+    config.add_static_view("aiopyramid", "aiopyramid:static", cache_max_age=age)
     config.add_route("home", "/")
     config.add_route("sign_in", "/sign-in")
     config.add_route("sign_out", "/sign-out")

@@ -9,6 +9,7 @@ from pyramid.exceptions import ConfigurationError
 from pyramid.security import Allowed, Denied
 from pyramid.session import SignedCookieSessionFactory
 
+MIN_SECRET = 32  # characters
 DAY = 24 * 60 * 60  # seconds
 
 
@@ -46,10 +47,11 @@ def make_session_factory(secret):
 def includeme(config):
     """Set the sessions and the security policy; require CSRF tokens in forms."""
     secret = config.registry.settings.get("session.secret")
-    if not secret:
+    if not secret or len(secret) < MIN_SECRET:
+        found = f"has {len(secret)} characters" if secret else "is missing"
         raise ConfigurationError(
-            "the setting session.secret is missing: set SESSION_SECRET in the environment to a "
-            "long random text, which stays the same and is the same in all processes"
+            f"the setting session.secret {found}: set SESSION_SECRET in the environment to a "
+            f"random text of {MIN_SECRET} characters or more, the same in all processes"
         )
     config.set_session_factory(make_session_factory(secret))
     config.set_security_policy(SecurityPolicy())

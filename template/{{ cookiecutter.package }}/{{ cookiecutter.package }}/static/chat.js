@@ -6,10 +6,10 @@ const SHOWN = 500;
 const find = (selector) => document.querySelector(selector);
 const said = find("#said");
 
-function make(tag, text, className = "") {
+function make(tag, text) {
   const element = document.createElement(tag);
   element.textContent = text; // text, and never HTML
-  element.className = className;
+  element.dir = "auto"; // whatever is in it turns nothing else around
   return element;
 }
 
@@ -24,16 +24,21 @@ function show(...parts) {
 
 async function showMembers() {
   const response = await fetch("/members");
-  if (!response.ok) return; // the connection tells what is wrong
+  if (response.status === 403) location.assign("/sign-in"); // signed out meanwhile, or too long ago
+  if (!response.ok) return;
   const names = await response.json();
-  find("#members").textContent = `Here: ${names.join(", ")}`;
+  const listed = names.flatMap((name) => [", ", make("bdi", name)]).slice(1);
+  find("#members").replaceChildren("Here: ", ...listed);
+}
+
+function setState(text, { retry = false, signIn = false } = {}) {
+  find("#state").value = text;
+  find("#retry").hidden = !retry;
+  find("#sign-in").hidden = !signIn;
 }
 
 const feed = connect("/chat", {
-  onopen() {
-    find("#state").value = "Connected";
-    find("#retry").hidden = true;
-  },
+  onopen() { setState("Connected"); },
   onmessage({ group, data }) {
     if (group === "present") return showMembers();
     const { name, text, time } = JSON.parse(data);
@@ -41,14 +46,18 @@ const feed = connect("/chat", {
     show(make("time", at), make("strong", name), " ", make("span", text));
   },
   onresync({ group }) {
-    if (group === "said") show(make("em", "Some messages are missing here."));
+    if (group === "said") show(make("em", "Some messages may be missing here."));
+    else showMembers();
+  },
+  onother(data) { // to this page alone
+    show(make("em", "This could not be sent:"), " ", make("span", JSON.parse(data).not_sent));
   },
   onclose({ code, reason, again }) {
-    const why = code === 4401 ? "You have signed out." : `Not connected (${reason || code}).`;
-    const next = again === null ? "" : ` Next try in ${Math.ceil(again / 1000)} s.`;
-    find("#state").value = why + next;
-    find("#retry").hidden = code === 4401;
     find("#members").textContent = "";
+    if (code === 4401) return setState("You have signed out.", { signIn: true });
+    if (again === null) return setState(`Closed: ${reason || code}.`, { retry: true });
+    setState(`Not connected: ${reason || code}. Connecting again…`, { retry: true });
+    if (code === 1006) showMembers(); // a refused handshake does not tell why
   },
 });
 

@@ -3,16 +3,18 @@
 import json
 import time
 
+from pyramid.httpexceptions import HTTPServiceUnavailable
 from pyramid.view import view_config
 
 from aiopyramid.broadcast import after
+from aiopyramid.broadcast.exceptions import BroadcastError
 from aiopyramid.broadcast.forms import TAGGED
 from aiopyramid.websocket.view import WebsocketConnectionView, websocket_view_config
 
 # The groups. The first one has a history; see the setting aiopyramid.broadcast.history.
 SAID, PRESENT = "said", "present"
 
-MAX_NAME, MAX_TEXT = 30, 1000  # characters
+MAX_TEXT = 1000  # characters
 
 
 def connections_of(user):
@@ -35,7 +37,9 @@ class Chat(WebsocketConnectionView):
         """Join the groups: the page gets what it has missed, or the last messages if it is new."""
         where = after(self.request, SAID)
         info = {"name": self.user["name"]}
-        await self.groups.join(connections_of(self.user), self.ws, form=TAGGED)
+        # Not tagged: a connection that may have missed that its user has signed out is closed, and
+        # asked who it is when it comes again.
+        await self.groups.join(connections_of(self.user), self.ws)
         await self.groups.join(PRESENT, self.ws, form=TAGGED, info=info)
         await self.groups.join(SAID, self.ws, form=TAGGED, last=50, after=where)
         self.groups.publish(PRESENT, "somebody came")
@@ -49,7 +53,10 @@ class Chat(WebsocketConnectionView):
             return
         if text:
             said = {"name": self.user["name"], "text": text[:MAX_TEXT], "time": time.time()}
-            self.groups.publish_json(SAID, said)
+            try:
+                await self.groups.publish_json(SAID, said)
+            except BroadcastError:
+                await self.ws.send_json({"not_sent": text})
 
     async def on_close(self):
         """Tell the others; the connection has left its groups by itself."""
@@ -59,5 +66,8 @@ class Chat(WebsocketConnectionView):
 @view_config(route_name="members", request_method="GET", permission="chat", renderer="json")
 async def members(request):
     """Return the names of all who are there, in all workers."""
-    present = await request.groups.members(PRESENT)
+    try:
+        present = await request.groups.members(PRESENT)
+    except BroadcastError:
+        raise HTTPServiceUnavailable("nobody knows at the moment") from None
     return sorted({info["name"] for info in present}, key=str.casefold)
