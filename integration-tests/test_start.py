@@ -19,10 +19,8 @@ TEXT = (DOCS / "start.rst").read_text()
 def reader(tmp_path: Path, dist: Path) -> Iterator[Reader]:
     folder = tmp_path / "start"
     folder.mkdir()
-    template = {
-        "cookiecutter aiopyramid/template": f"cookiecutter --no-input {HERE.parent}/template"
-    }
-    reader = Reader(folder, dist, template)
+    command = f"cookiecutter --no-input {HERE.parent / 'template'}"
+    reader = Reader(folder, dist, {"cookiecutter -o .. ./template": command})
     yield reader
     reader.stop()
 
