@@ -7,10 +7,11 @@ import re
 from importlib.metadata import version as distribution_version
 from typing import Any, TypeVar
 
-from aiopyramid.websocket import typed
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.nodes import make_refnode
+
+from aiopyramid.websocket import typed
 
 project = "aiopyramid"
 author = "the aiopyramid contributors"
