@@ -19,6 +19,7 @@ release = version = distribution_version("aiopyramid-core")
 
 # At run time these are None, which would be shown.
 typed.In, typed.Out = TypeVar("In"), TypeVar("Out")
+typed.In.__module__ = typed.Out.__module__ = "typing"  # shown without a module, then
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 exclude_patterns = ["_build", "examples"]
@@ -34,7 +35,7 @@ default_role = "py:obj"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
-python_maximum_signature_line_length = 110
+python_maximum_signature_line_length = 240  # counts the modules, which are not shown
 autodoc_default_options = {"undoc-members": False}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
@@ -50,7 +51,6 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(\w+Error|Exception|BaseException)"),
     (r"py:.*", r"(Any|Awaitable|Callable|Coroutine|Executor|Extension|Iterable|Mapping|Option)"),
     (r"py:.*", r"(AsyncIterator|BytesLike|Configurator|Handshake|P\.\w+|P|Session|T|View|deque)"),
-    (r"py:.*", r"__main__\.(In|Out)"),
     (r"py:.*", r"aiopyramid\.\w+\.T|aiopyramid\.testing\.clients\.To\w+"),
     (r"py:.*", r"(Check|Class|CoroutineType|Decorator|Function|In|Method|Out|Typed|Within)"),
     (r"py:.*", r"aiopyramid\.websocket\.(scope|view)\.(Class|Decorator|Function|Method|P|T)"),
