@@ -43,8 +43,8 @@ class ServerSentEvent:
         data: The text of the event, of any number of lines. A browser ignores events without data.
         event: The type of the event, by which a page listens to it; ``message`` to a browser if
             it is not given.
-        id: What the browser sends as ``Last-Event-ID`` when it connects again.
-        retry: How long the browser is to wait before it connects again, in milliseconds.
+        id: What the browser sends as ``Last-Event-ID`` when it reconnects.
+        retry: How long the browser is to wait before it reconnects, in milliseconds.
         comment: Text that browsers ignore.
 
     Raises:
@@ -109,7 +109,7 @@ def _lines(text: str) -> list[str]:
 
 def last_event_id(request: Any) -> str | None:
     """
-    Return the ``id`` of the last event that the browser has seen, if it connects again.
+    Return the ``id`` of the last event that the browser has seen, if it reconnects.
 
     Args:
         request: The request.
@@ -122,7 +122,7 @@ class EventSourceResponse(Response):  # type: ignore[misc]
     """
     A response that sends events for as long as there are any, and the client listens.
 
-    A browser connects again when the response ends. What tells it not to is a response with
+    A browser reconnects when the response ends. What tells it not to is a response with
     status 204.
 
     Args:
@@ -130,7 +130,7 @@ class EventSourceResponse(Response):  # type: ignore[misc]
             an `EventQueue`.
         keep_alive: A comment is sent when there was no event for so many seconds, so that
             proxies keep the connection, and a client that is gone is noticed.
-        retry: How long the browser is to wait before it connects again, in milliseconds; its own
+        retry: How long the browser is to wait before it reconnects, in milliseconds; its own
             choice, a few seconds, if it is not given.
         max_queue: How many events may wait for a client that reads slowly. Then the iterator
             waits.
@@ -311,7 +311,7 @@ class EventQueue:
     """
     Events from elsewhere, for one client: an asynchronous iterator with an end that can be fed.
 
-    It is bounded. A client that falls so far behind is disconnected. Its browser connects again,
+    It is bounded. A client that falls so far behind is disconnected. Its browser reconnects,
     and tells by ``Last-Event-ID`` what it has missed.
 
     Args:

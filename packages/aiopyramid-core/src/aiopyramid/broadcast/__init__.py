@@ -34,7 +34,7 @@ def groups_of_request(request: Any) -> Groups:
 
 def after(request: Any, group: str) -> str | None:
     """
-    Return the ``id`` of the last message of a group that a client has, if it comes again.
+    Return the ``id`` of the last message of a group that a client has, if it reconnects.
 
     The client in JavaScript sends it as the parameter ``after.NAME`` of its handshake. It is what
     the client says, good for the ``after`` of ``join`` and ``listen``.

@@ -325,7 +325,7 @@ class Groups:
         on_resync: OnResync | None = None,
     ) -> None:
         """
-        Let a connection get what is published to a group, from the return on until it ends.
+        Let a connection get what is published to a group, from the return of this call until it ends.
 
         Joining again changes the info, and nothing else.
 
@@ -340,7 +340,7 @@ class Groups:
                 own.
             on_resync: A function, or a coroutine function, that is called with each `Resync`.
                 If there is none, and the form cannot tell the client, a gap closes the connection
-                with code 1012, so that the client comes again.
+                with code 1012, so that the client reconnects.
 
         Raises:
             WebsocketClosed: If the connection is closed.
@@ -721,7 +721,7 @@ class Groups:
         """
         Let workers refuse new connections, and close those that they have one after the other.
 
-        They are closed with code 1012, so that clients come again, to other workers. Requests
+        They are closed with code 1012, so that clients reconnect, to other workers. Requests
         are answered as before.
 
         Args:

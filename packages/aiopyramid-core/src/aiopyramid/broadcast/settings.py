@@ -94,7 +94,7 @@ class BroadcastSettings:
     #: Bytes that these have together.
     max_queue_size: int = _setting(_at_least(1), 2**20, "a whole number of at least 1")
     #: What happens to a member whose queue is full: ``close`` closes its connection with code
-    #: 1013, so that it comes again; ``drop_oldest`` and ``drop_newest`` drop messages.
+    #: 1013, so that it reconnects; ``drop_oldest`` and ``drop_newest`` drop messages.
     overflow: Overflow = _setting(_overflow, "close", "close, drop_oldest or drop_newest")  # noqa: RUF009
     #: Messages that wait for the broker, in one worker.
     max_outgoing: int = _setting(_at_least(1), 10_000, "a whole number of at least 1")

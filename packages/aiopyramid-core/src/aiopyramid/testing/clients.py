@@ -195,7 +195,7 @@ class BaseClient(Generic[Answer, ToWebsocket, ToEvents]):
         Args:
             url: The path of the view.
             last_event_id: The ``id`` of the last event that was seen, as from a browser that
-                connects again.
+                reconnects.
             headers: More headers.
             timeout: How long each wait for an event may take, in seconds; ``None`` for no
                 limit. By default, as chosen for the client.
@@ -454,7 +454,7 @@ def client(
 
     Returns:
         A context manager, which gives itself. It enters the application's lifespans at its
-        begin. At its end, the connections that are open are closed with code 1001, and the
+        beginning. At its end, the connections that are open are closed with code 1001, and the
         lifespans are left. An exception of these is raised.
     """
     return Client(app, timeout=timeout, raise_exceptions=raise_exceptions, threads=threads)

@@ -97,7 +97,7 @@ class Events:
     Attributes:
         response: The `webtest.TestResponse`, without the body.
         last_event_id: The ``id`` of the last event that had one.
-        retry: The time that a browser is to wait before it connects again, in milliseconds.
+        retry: The time that a browser is to wait before it reconnects, in milliseconds.
         comments: The comments that have come, such as those that keep the connection alive.
     """
 

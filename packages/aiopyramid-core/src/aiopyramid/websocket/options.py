@@ -197,10 +197,10 @@ class WebsocketOptions:
     #: What happens to a message above the rate: ``delay`` reads it later, ``drop`` drops and
     #: counts it, ``close`` closes the connection with code 1008.
     rate_policy: str = _option(_one_of("delay", "drop", "close"), "delay")
-    #: Age at which a connection is closed with code 1012, so that the client comes again.
+    #: Age at which a connection is closed with code 1012, so that the client reconnects.
     max_age: float = _option(seconds(may_be_zero=OFF), 0.0)
     #: The part of ``max_age`` by which that may be earlier, so that connections which began
-    #: together do not come again together: 0.2 means at 80 to 100 % of it.
+    #: together do not reconnect together: 0.2 means at 80 to 100 % of it.
     max_age_jitter: float = _option(_number(0, 1, "a number from 0 to 1"), 0.2)
     #: Turns text messages into objects and back (see `aiopyramid.websocket.codecs`).
     codec: Any = _option(  # noqa: RUF009

@@ -128,7 +128,7 @@ class Backend(Protocol):
 
     async def subscribe(self, channel: str) -> None:
         """
-        Receive what is published to a channel, from the return on.
+        Receive what is published to a channel, from the return of this call on.
 
         While the broker cannot be reached, return at once. `Receiver.resync` is called for the
         channel when it can be.
