@@ -325,7 +325,7 @@ class Groups:
         on_resync: OnResync | None = None,
     ) -> None:
         """
-        Let a connection get what is published to a group, from the return of this call until it ends.
+        Let a connection get what is published to a group, from this call's return to its end.
 
         Joining again changes the info, and nothing else.
 
