@@ -43,6 +43,7 @@ class Tab:
 
     def __init__(self, stack: ExitStack, server: Server, query: str) -> None:
         self.ws = stack.enter_context(server.sync_connect(f"/?{query}"))
+        self.tabs: list[dict[str, Any]] = []  # as it was last told
         self.welcome = self.until("welcome")
 
     def send(self, **message: Any) -> None:
@@ -54,10 +55,11 @@ class Tab:
             message = json.loads(self.ws.recv(30))
             if "group" in message:
                 message = json.loads(message["data"]) if "data" in message else message
+            self.tabs = message.get("tabs", self.tabs)
             if message.get("type") == kind and message.items() >= fields.items():
                 return message
 
     def until_tabs(self, condition: Callable[[list[dict[str, Any]]], bool]) -> None:
         """Wait until it is told of tabs as the condition wants them."""
-        while not condition(self.until("members")["tabs"]):
-            """The next."""
+        while not self.tabs or not condition(self.tabs):
+            self.until("members")

@@ -285,6 +285,10 @@ def test_notices(launch: Launch, name: str, redis: RedisServer, tmp_path: Path) 
         "sqlalchemy.url": f"sqlite:///{tmp_path / 'notices'}",
         "aiopyramid.broadcast.url": redis.url,
     }
+    # Two workers that begin together would both make the table.
+    code = "import sys, notices; notices.main(**{'sqlalchemy.url': sys.argv[1]})"
+    command = [sys.executable, "-W", "ignore", "-c", code, settings["sqlalchemy.url"]]
+    subprocess.run(command, cwd=FOLDER, check=True)
     server = start(launch, name, "notices", **settings)
     with (
         user(server, "ann", token="one") as ann,
