@@ -26,6 +26,8 @@ from typing import Any, ClassVar
 
 import httpx
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosedError
+from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as sync_connect
 
 from aiopyramid_uwsgi import build
@@ -154,6 +156,19 @@ class RawWebsocket:
             if first_byte == 0x88:
                 return int.from_bytes(payload[:2], "big")
         return None
+
+
+def closing(ws: ClientConnection) -> tuple[int | None, str | None]:
+    """Wait until a connection is closed, and return its code and reason."""
+    with contextlib.suppress(ConnectionClosedError):
+        for _ in ws:
+            """What comes before the end."""
+    return ws.close_code, ws.close_reason
+
+
+def cookies(client: httpx.Client) -> dict[str, str]:
+    """Return the header with which a WebSocket has the cookies of a client."""
+    return {"Cookie": "; ".join(f"{name}={value}" for name, value in client.cookies.items())}
 
 
 WORKER = "aiopyramid.gunicorn.worker.AsyncGunicornWorker"

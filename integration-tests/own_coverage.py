@@ -56,7 +56,7 @@ def main() -> int:
         # ended, the next one that uses it frees the rest, and greenlet 3.5 and coverage's tracer
         # then spin for ever. Here only this thread's greenlets matter, which began before.
         cov._collector.concur_id_func = threading.current_thread
-        options = ["-q", "-p", "no:cacheprovider", "--reruns", "1", "-rR"]
+        options = ["-q", "-p", "no:cacheprovider", "--reruns", "1", "-rRs"]
         failed = pytest.main([*options, str(PACKAGES)], [Contexts(cov)])
         cov.stop()
         if failed:

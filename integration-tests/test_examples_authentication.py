@@ -12,9 +12,9 @@ from typing import Any
 import browser
 import httpx
 import pytest
-from harness import WEBSOCKET_VARIANTS, Server
+from harness import WEBSOCKET_VARIANTS, Server, closing, cookies
 from redis_server import RedisServer
-from websockets.exceptions import ConnectionClosedError, InvalidStatus
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection
 
 Launch = Callable[..., Server]
@@ -62,10 +62,6 @@ def user(server: Server, name: str) -> Iterator[httpx.Client]:
         yield client
 
 
-def cookies(client: httpx.Client) -> dict[str, str]:
-    return {"Cookie": "; ".join(f"{name}={value}" for name, value in client.cookies.items())}
-
-
 class Connections(contextlib.ExitStack):
     """WebSockets, until the block ends."""
 
@@ -77,19 +73,12 @@ class Connections(contextlib.ExitStack):
         ws = self.server.sync_connect("/inbox", additional_headers=cookies(client), **options)
         self.enter_context(ws)
         assert ws.recv(timeout=30) == "connected"
-        return ws  # type: ignore[no-any-return]
+        return ws
 
     def refused(self, client: httpx.Client, **options: Any) -> int:
         with pytest.raises(InvalidStatus) as refused:
             self.server.sync_connect("/inbox", additional_headers=cookies(client), **options)
         return refused.value.response.status_code
-
-
-def closing(ws: ClientConnection) -> tuple[int | None, str | None]:
-    with contextlib.suppress(ConnectionClosedError):
-        for _ in ws:
-            """What comes before the end."""
-    return ws.close_code, ws.close_reason
 
 
 def test_who_has_not_signed_in_gets_no_websocket(

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 from fronts import NGINX, Nginx
-from harness import PATIENCE, Server, eventually, reserve_port
-from websockets.exceptions import ConnectionClosedError, InvalidStatus
+from harness import PATIENCE, Server, closing, eventually, reserve_port
+from websockets.exceptions import InvalidStatus
 
 FOLDER = Path(__file__).parents[1] / "docs" / "examples" / "deployment"
 SRV = "/srv/shop"
@@ -85,13 +85,6 @@ def deployed(tmp_path: Path) -> Iterator[Deployed]:
     server.stop()
 
 
-def closing_code(ws: Any) -> int | None:
-    with contextlib.suppress(ConnectionClosedError):
-        for _ in ws:
-            """What comes before the end."""
-    return ws.close_code  # type: ignore[no-any-return]
-
-
 # systemd.
 
 
@@ -145,13 +138,13 @@ def test_a_unit_starts_tells_reloads_and_stops(
 
         assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
         deployed.signal(signal.SIGHUP)
-        assert [closing_code(ws) for ws in before] == [1012] * len(before)
+        assert [closing(ws)[0] for ws in before] == [1012] * len(before)
         eventually(deployed.answers, "it answers again")
         after = deployed.connections(8, end)
 
         assert service["KillMode"] == "mixed"  # SIGTERM for the main process alone
         deployed.signal(signal.SIGTERM)
-        assert [closing_code(ws) for ws in after] == [1001] * len(after)
+        assert [closing(ws)[0] for ws in after] == [1001] * len(after)
         assert deployed.wait() == 0
     assert "Traceback" not in deployed.log
     assert "[aiopyramid.websocket] WebSocket /echo" in deployed.log

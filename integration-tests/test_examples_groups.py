@@ -14,11 +14,11 @@ from typing import Any
 import httpx
 import pytest
 from apps.examples import FOLDER
-from harness import Server, eventually
+from harness import Server, closing, cookies, eventually
 from redis import Redis
 from redis_server import RedisServer
 from servers import COROUTINES, serve
-from websockets.exceptions import ConnectionClosedError, InvalidStatus
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection
 
 from aiopyramid.broadcast.exceptions import BroadcastError
@@ -78,9 +78,7 @@ class Connections(contextlib.ExitStack):
         self.server = server
 
     def open(self, client: httpx.Client, path: str) -> ClientConnection:
-        cookies = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
-        headers = {"Cookie": cookies}
-        ws = self.server.sync_connect(path, additional_headers=headers)
+        ws = self.server.sync_connect(path, additional_headers=cookies(client))
         return self.enter_context(ws)  # type: ignore[no-any-return]
 
 
@@ -91,13 +89,6 @@ def receive(ws: ClientConnection) -> dict[str, Any]:
 def said(ws: ClientConnection) -> tuple[str, str]:
     value = json.loads(receive(ws)["data"])
     return value["user"], value["text"]
-
-
-def closing(ws: ClientConnection) -> tuple[int | None, str | None]:
-    with contextlib.suppress(ConnectionClosedError):
-        for _ in ws:
-            """What comes before the end."""
-    return ws.close_code, ws.close_reason
 
 
 def run(script: Path, *args: str) -> None:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 
 import pytest
-from harness import WEBSOCKET_VARIANTS, Server
+from harness import WEBSOCKET_VARIANTS, Server, closing
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import ClientConnection
 
@@ -28,13 +28,6 @@ def start(launch: Callable[..., Server], variant: str, app: str) -> Server:
 def ask(ws: ClientConnection, message: object) -> object:
     ws.send(json.dumps(message))
     return json.loads(ws.recv())
-
-
-def closing(ws: ClientConnection) -> tuple[int | None, str | None]:
-    with contextlib.suppress(ConnectionClosedError):
-        for _ in ws:
-            """What comes before the end."""
-    return ws.close_code, ws.close_reason
 
 
 def test_messages_are_objects(launch: Callable[..., Server], variant: str) -> None:

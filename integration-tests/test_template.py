@@ -162,7 +162,7 @@ def start(
         servers.append(server)
         server.launch(command=[*map(str, command)], cwd=project)
         server.wait_until_up()
-        return server  # type: ignore[no-any-return]
+        return server
 
     yield start
     for server in servers:

@@ -23,9 +23,9 @@ function show(...parts) {
 }
 
 async function showMembers() {
-  const response = await fetch("/members");
-  if (response.status === 403) location.assign("/sign-in"); // signed out meanwhile, or too long ago
-  if (!response.ok) return;
+  const response = await fetch("/members").catch(() => null); // the server is away
+  if (response?.status === 403) location.assign("/sign-in"); // signed out, or in too long ago
+  if (!response?.ok) return;
   const names = await response.json();
   const listed = names.flatMap((name) => [", ", make("bdi", name)]).slice(1);
   find("#members").replaceChildren("Here: ", ...listed);

@@ -40,6 +40,8 @@ export function connect(url, options = {}) {
 
   function open() {
     stopWaiting();
+    addEventListener("pagehide", leave);
+    addEventListener("pageshow", comeBack);
     if (navigator.onLine === false) return addEventListener("online", open);
     socket = new WebSocket(address(), options.protocols ?? []);
     socket.binaryType = "arraybuffer";
@@ -77,7 +79,7 @@ export function connect(url, options = {}) {
 
   function lost(code, reason) {
     socket = null;
-    ended ||= (options.isFinal ?? isFinal)(code);
+    if (ended || (options.isFinal ?? isFinal)(code)) end();
     if (opened && performance.now() - opened > STABLE) losses = 0;
     opened = 0;
     // Anything from 0 to the longest, so that those who were lost together do not come together.
@@ -99,7 +101,14 @@ export function connect(url, options = {}) {
   }
 
   function comeBack({ persisted }) {
-    if (persisted && !ended && !socket) open();
+    if (persisted && !socket) open();
+  }
+
+  function end() {
+    ended = true;
+    stopWaiting();
+    removeEventListener("pagehide", leave);
+    removeEventListener("pageshow", comeBack);
   }
 
   function stopWaiting() {
@@ -107,8 +116,6 @@ export function connect(url, options = {}) {
     removeEventListener("online", open);
   }
 
-  addEventListener("pagehide", leave);
-  addEventListener("pageshow", comeBack);
   open();
   return {
     send(data) {
@@ -121,8 +128,7 @@ export function connect(url, options = {}) {
       if (!socket) open();
     },
     close(code = 1000, reason = "") {
-      ended = true;
-      stopWaiting();
+      end();
       socket?.close(code, reason);
     },
   };
